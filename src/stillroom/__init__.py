@@ -1,0 +1,2 @@
+"""stillroom: trained models made small, few-step, robust and safe to ship."""
+
