@@ -1,4 +1,4 @@
-"""What a tapped network hands to a distillation method."""
+"""What a tapped network hands to a distillation method, and where the taps sit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "TapPaths"]
 
 
 class Signals(NamedTuple):
@@ -24,3 +24,16 @@ class Signals(NamedTuple):
     stages: tuple[Tensor, ...] = ()
     preact: tuple[Tensor, ...] = ()
     pooled: Tensor | None = None
+
+
+class TapPaths(NamedTuple):
+    """Where a network is tapped, as module paths; ``path`` reads a module's output, ``path:input`` its first input.
+
+    ``classifier`` is the path of the final linear layer (its input is the pooled vector), ``stem`` the map before the
+    first stage. ``preact`` is empty or as long as ``stages``.
+    """
+
+    stages: tuple[str, ...]
+    preact: tuple[str, ...] = ()
+    classifier: str | None = None
+    stem: str | None = None
