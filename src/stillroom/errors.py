@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "MissingExtraError", "nearest", "unknown_name"]
+__all__ = [
+    "FailureError",
+    "InputError",
+    "MissingExtraError",
+    "OutputError",
+    "TrainingDivergedError",
+    "nearest",
+    "unknown_name",
+]
 
 
 class InputError(ValueError):
@@ -17,6 +25,18 @@ class MissingExtraError(InputError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; it comes with: pip install 'stillroom[{extra}]'")
+
+
+class FailureError(RuntimeError):
+    """The input was fine and the work still failed; the message says in one line what to do (exit code 1)."""
+
+
+class OutputError(FailureError):
+    """A result could not be written (a full disk, say); what was written before is intact."""
+
+
+class TrainingDivergedError(FailureError):
+    """The loss became NaN or infinite."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
