@@ -1,4 +1,4 @@
-"""Errors a user can mend: one clear line, exit code 2 on the command line."""
+"""Errors said in one clear line: what a user can mend (exit code 2) and what failed on the way (exit code 1)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class OutputError(FailureError):
 
 class TrainingDivergedError(FailureError):
     """The loss became NaN or infinite."""
+
+
+class OutputError(RuntimeError):
+    """A file could not be written (a full disk, say); exit code 1 on the command line."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or a weight became nan or infinite; exit code 1 on the command line."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
