@@ -39,14 +39,6 @@ class TrainingDivergedError(FailureError):
     """The loss became NaN or infinite."""
 
 
-class OutputError(RuntimeError):
-    """A file could not be written (a full disk, say); exit code 1 on the command line."""
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss or a weight became nan or infinite; exit code 1 on the command line."""
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
