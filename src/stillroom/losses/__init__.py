@@ -1,0 +1,5 @@
+"""Losses that several fields share: pure functions of tensors."""
+
+from stillroom.losses.kl import confidence_kl, kd_loss, masked_kl, standardise_logits
+
+__all__ = ["confidence_kl", "kd_loss", "masked_kl", "standardise_logits"]
