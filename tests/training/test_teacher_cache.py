@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from stillroom.data.batch import Batch
-from stillroom.errors import InputError
+from stillroom.errors import InputError, OutputError
 from stillroom.models.signals import Signals
 from stillroom.training.teacher import LiveTeacher
 from stillroom.training.teacher_cache import CachedTeacher, build_cache, cache_key, cacheable_views
@@ -111,7 +111,7 @@ def test_a_full_disk_is_said_before_anything_is_mapped(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         build_cache(live, view_batches, SAMPLES, 1, tmp_path / "c")
     assert not list((tmp_path / "c").iterdir())
 

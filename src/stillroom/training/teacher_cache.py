@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stillroom.data.batch import Batch
 from stillroom.errors import InputError
+from stillroom.files import output_errors, write_json_atomic
 from stillroom.models.signals import Signals
 from stillroom.training.teacher import LiveTeacher
 
@@ -132,11 +133,12 @@ def build_cache(
 
     Raises:
         InputError: A loader does not yield every sample.
-        OSError: The disk is full.
+        OutputError: The disk is full, or the folder is not writable.
     """
     if _read_about(directory) is not None:
         return directory
-    directory.mkdir(parents=True, exist_ok=True)
+    with output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     live.start_epoch(1)
     pooled = False
     for view in range(views):
@@ -144,9 +146,7 @@ def build_cache(
             pooled = (directory / f"pooled-{view}.npy").exists()
         else:
             pooled = _build_view(live, loader_for_view(view), num_samples, view, views, directory, progress)
-    part = directory / f"cache.json.{os.getpid()}.part"
-    part.write_text(json.dumps({"views": views, "samples": num_samples, "pooled": pooled}))
-    os.replace(part, directory / "cache.json")
+    write_json_atomic(directory / "cache.json", {"views": views, "samples": num_samples, "pooled": pooled})
     for left_over in directory.glob("*.part"):  # of builds that were killed
         left_over.unlink(missing_ok=True)
     return directory
@@ -203,11 +203,12 @@ def _build_view(
 
 
 def _create_table(path: Path, rows: int, columns: int) -> np.memmap:
-    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, columns))
-    if hasattr(os, "posix_fallocate"):
-        # A full disk must say so here: a write to a mapped page without room kills the process.
-        with path.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    with output_errors(path):
+        table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, columns))
+        if hasattr(os, "posix_fallocate"):
+            # A full disk must say so here: a write to a mapped page without room kills the process.
+            with path.open("r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
     return table
 
 
