@@ -89,8 +89,7 @@ def export_model(
             except (OSError, InputError):
                 raise
             except Exception as error:  # torch.export and torch.onnx fail with errors of many kinds
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise ExportError(f"the network cannot be exported as {name}: {reason}") from error
+                raise ExportError(f"the network cannot be exported as {name}: {_first_line(error)}") from error
             difference = _compare(name, network, predict, images)
             os.replace(written, target)
         exported.append(
@@ -119,6 +118,13 @@ def _compare(name: str, network: nn.Module, predict: Predict, batches: Sequence[
             )
         worst = max(worst, difference)
     return worst
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what an error began with; exporters wrap it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _need_onnx() -> None:
