@@ -1,0 +1,54 @@
+"""The devices a run trains on: Lightning Fabric, one process a device, many under torchrun."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from stillroom.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Device", "Precision", "make_fabric"]
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+
+
+def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
+    """Return a launched Fabric: one device, or as many processes as ``torchrun`` started (then with DDP).
+
+    Args:
+        device: Where to train; ``auto`` takes an accelerator when there is one.
+        precision: Number format of the forward pass; weights stay in float32.
+
+    Raises:
+        InputError: The device is not there.
+        MissingExtraError: lightning-fabric is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+    except ImportError:
+        raise MissingExtraError("lightning-fabric", "vision") from None
+    absent = (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent:
+        raise InputError(f"device {device!r} is not available here; use 'auto' or 'cpu'")
+    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    fabric = Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // local,
+        precision=precision,
+        # Some methods leave parameters of the student without gradient (an unused head, say).
+        strategy=DDPStrategy(find_unused_parameters=True),
+    )
+    fabric.launch()
+    return fabric

@@ -1,0 +1,97 @@
+"""What a person sees while training: a bar on a terminal, one line an epoch elsewhere, always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+__all__ = ["Progress"]
+
+_LONG_SILENCE = 60.0  # seconds after which a line comes between epochs where there is no terminal
+
+
+class Progress:
+    """Progress of one training; a context manager.
+
+    Args:
+        label: What is trained.
+        epochs: Epochs in all.
+        steps: Steps per epoch.
+        done: Steps that an interrupted run did already.
+        show: Whether to say anything.
+    """
+
+    def __init__(self, label: str, epochs: int, steps: int, *, done: int = 0, show: bool = True) -> None:
+        self.label, self.epochs, self.steps, self.done, self.show = label, epochs, steps, done, show
+        self.bar: Bar | None = None
+        self.started = self.spoken = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TaskProgressColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self.bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
+            self.bar.start()
+            description = f"{self.label}  {self.epochs} epochs"
+            self.bar.add_task(description, total=self.epochs * self.steps, completed=self.done, numbers="starting")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, epoch: int, step: int, means: Mapping[str, float], rate: float) -> None:
+        """Say how far the epoch is."""
+        if self.bar is not None:
+            self._move(epoch, (epoch - 1) * self.steps + step, _numbers(means, rate))
+        elif self.show and time.monotonic() - self.spoken > _LONG_SILENCE:
+            self._print(f"{self._epoch(epoch)}  step {step}/{self.steps}  {_numbers(means, rate)}")
+
+    def epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
+        """Say what an epoch ended with."""
+        named = {key: value for key, value in record.items() if isinstance(value, float)}
+        rate = named.pop("images_per_second", 0.0)
+        for hidden in ("lr", "seconds"):
+            named.pop(hidden, None)
+        if self.bar is not None:
+            self._move(epoch, epoch * self.steps, _numbers(named, rate))
+        elif self.show:
+            finished = epoch * self.steps - self.done
+            left = (time.monotonic() - self.started) / max(finished, 1) * (self.epochs - epoch) * self.steps
+            self._print(f"{self._epoch(epoch)}  {_numbers(named, rate)}  eta {_clock(left)}")
+
+    def _move(self, epoch: int, completed: int, numbers: str) -> None:
+        assert self.bar is not None
+        self.bar.update(self.bar.task_ids[0], completed=completed, description=self._epoch(epoch), numbers=numbers)
+
+    def _epoch(self, epoch: int) -> str:
+        return f"{self.label}  epoch {epoch}/{self.epochs}".strip()
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self.spoken = time.monotonic()
+
+
+def _numbers(means: Mapping[str, float], rate: float) -> str:
+    parts = [f"{name} {value:.2f}%" if "accuracy" in name else f"{name} {value:.4g}" for name, value in means.items()]
+    return "  ".join([*parts, f"{rate:.0f} img/s"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"
