@@ -22,7 +22,9 @@ from stillroom.distillation.offline.simkd import SimKD
 from stillroom.distillation.offline.srrl import SRRL
 from stillroom.distillation.offline.vid import VID, VIDLoss, vid_loss
 from stillroom.errors import InputError
+from stillroom.models import zoo
 from stillroom.models.signals import Signals
+from stillroom.models.taps import Tapped, find_taps
 
 LARGER_STUDENT = ((8, 12, 12), (16, 6, 6), (24, 3, 3))
 TRANSFORMER = ((24, 4, 4), (24, 4, 4), (24, 4, 4))
@@ -288,9 +290,39 @@ def test_simkd_pools_a_larger_student_map_when_deployed_too() -> None:
     method.build(replace(dry_run, student=large))
     method.eval()
     projector, classifier, size = method.deploy_parts()
-    assert size == 2
+    assert size == (2, 2)
     expected = classifier(projector(F.adaptive_avg_pool2d(large.stages[-1], 2)).mean((2, 3)))
     torch.testing.assert_close(method.predict(large), expected)
+
+
+def zoo_teacher(name: str) -> DryRun:
+    torch.manual_seed(0)
+    network = zoo.create(name, num_classes=10).eval()
+    # Trained statistics: without them some layers between map and pooling are the identity.
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    images = torch.randn(2, 3, 32, 32)
+    paths = find_taps(network, images)
+    assert paths.classifier is not None
+    with torch.no_grad():
+        teacher = Tapped(network, paths, {"stages"})(images)
+    classifier = network.get_submodule(paths.classifier)
+    assert isinstance(classifier, nn.Linear)
+    _, dry_run = sample(SimKD())
+    return replace(dry_run, teacher=teacher, teacher_classifier=classifier)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "vgg8", "shufflenet_v1"])
+def test_simkd_reuses_teachers_whose_classifier_sits_on_the_pooled_map(name: str) -> None:
+    SimKD().build(zoo_teacher(name))
+
+
+@pytest.mark.parametrize("name", ["wrn_16_1", "mobilenetv2_half", "shufflenet_v2"])
+def test_simkd_names_the_teachers_it_cannot_reuse(name: str) -> None:
+    with pytest.raises(InputError, match="classifier sits directly on"):
+        SimKD().build(zoo_teacher(name))
 
 
 def test_simkds_classifier_ignores_hooks_on_the_teachers() -> None:

@@ -32,6 +32,7 @@ def fitnet_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
         A scalar.
 
     Example:
+        >>> import torch
         >>> fitnet_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 8, 8))
         tensor(1.)
     """
@@ -51,6 +52,7 @@ class FitNetRegressor(nn.Module):
         teacher_size: ``h_T``.
 
     Example:
+        >>> import torch
         >>> FitNetRegressor(4, 8, 16, 8)(torch.ones(2, 4, 16, 16)).shape
         torch.Size([2, 8, 8, 8])
     """

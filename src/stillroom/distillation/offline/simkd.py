@@ -160,9 +160,10 @@ class SimKD(Method):
         teacher_side = side(teacher, "teacher")
         self.pooled_size = teacher_side if side(student, "student") > teacher_side else None
 
-    def deploy_parts(self) -> tuple[Projector, nn.Linear, int | None]:
-        """Return projector, classifier and the size the student map is pooled to (``None``: not pooled)."""
-        return self.projector, self.classifier, self.pooled_size
+    def deploy_parts(self) -> tuple[Projector, nn.Linear, tuple[int, int] | None]:
+        """Return projector, classifier and the size the student map is pooled to first (``None``: it is not)."""
+        size = self.pooled_size
+        return self.projector, self.classifier, None if size is None else (size, size)
 
     def _project(self, student: Signals) -> Tensor:
         feature_map = student.stages[-1]

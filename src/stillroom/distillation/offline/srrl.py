@@ -38,6 +38,7 @@ def srrl_loss(connected: Tensor, teacher: Tensor, logits: Tensor, teacher_logits
         Both terms, scalars.
 
     Example:
+        >>> import torch
         >>> srrl_loss(torch.ones(2, 4), torch.zeros(2, 4), torch.ones(2, 3), torch.ones(2, 3))
         (tensor(1.), tensor(0.))
     """
@@ -57,6 +58,7 @@ class SRRLConnector(nn.Module):
         InputError: One sample in training mode, of which batch statistics do not exist.
 
     Example:
+        >>> import torch
         >>> SRRLConnector(4, 8)(torch.ones(2, 4)).shape
         torch.Size([2, 8])
     """
