@@ -20,4 +20,4 @@ class Batch(NamedTuple):
 
     images: Tensor
     target: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a named field hides tuple.index, which nobody needs here
