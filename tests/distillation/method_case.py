@@ -115,8 +115,6 @@ class MethodCase:
         """Return a fresh method with the hyperparameters to test (small where the paper's are large)."""
         raise NotImplementedError(f"{type(self).__name__} must define make")
 
-    # -- inputs -------------------------------------------------------------------------------------------------
-
     def signals(self, shapes: tuple[Map, ...], size: int, seed: int, classifier: nn.Linear) -> Signals:
         """Return signals that agree with each other: stage = ReLU(preact), pooled = its mean, logits = W·pooled + b."""
         generator = torch.Generator().manual_seed(seed)
@@ -212,8 +210,6 @@ class MethodCase:
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6, msg=name)
 
-    # -- what the method says about itself ------------------------------------------------------------------------
-
     def test_the_card_is_complete(self) -> None:
         card = self.make().card
         assert isinstance(card, Card)
@@ -265,8 +261,6 @@ class MethodCase:
 
     def test_claimed_signals_are_requested(self) -> None:
         assert self.trains_on - {"logits"} <= self.make().signals
-
-    # -- one step ---------------------------------------------------------------------------------------------------
 
     def test_forward_returns_a_loss_and_detached_scalar_parts(self) -> None:
         inputs = self.inputs()
@@ -377,8 +371,6 @@ class MethodCase:
         torch.testing.assert_close(value, expected)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected_gradients[name])
-
-    # -- several steps ------------------------------------------------------------------------------------------------
 
     def test_a_saved_and_loaded_method_continues_with_the_same_loss(self) -> None:
         first = self.built(seed=0)

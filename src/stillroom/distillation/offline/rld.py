@@ -213,7 +213,7 @@ class RLD(Method):
 
     card = Card(
         name="rld",
-        summary="The labels decide what a student may learn from a teacher that is wrong, whose logits stay as they are.",
+        summary="The labels decide what a student may learn from a wrong teacher, whose logits stay as they are.",
         papers=(
             Paper(
                 title="Knowledge Distillation with Refined Logits",
