@@ -30,9 +30,6 @@ LARGER_STUDENT = ((8, 12, 12), (16, 6, 6), (24, 3, 3))
 TRANSFORMER = ((24, 4, 4), (24, 4, 4), (24, 4, 4))
 
 
-# -- the contract, for several pairs of shapes --------------------------------------------------------------------
-
-
 class TestSimKD(MethodCase):
     trains_on = frozenset({"stages"})
     bad_arguments = ({"factor": 0},)
@@ -156,9 +153,6 @@ class TestReviewKDAcrossDepths(TestReviewKD):
     student_stages = ((8, 8, 8), (16, 4, 4))
 
 
-# -- pairs that cannot work, and pairs that need a word --------------------------------------------------------------
-
-
 class Toy(MethodCase):
     """The contract's inputs for one method, without its checks (the name keeps it from being collected)."""
 
@@ -225,9 +219,6 @@ def test_equal_depths_are_built_without_a_word(kind: type[Method]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kind().build(dry_run)
-
-
-# -- SimKD ---------------------------------------------------------------------------------------------------------
 
 
 def test_simkd_refuses_a_teacher_with_a_layer_between_map_and_pooling() -> None:
@@ -336,9 +327,6 @@ def test_simkds_classifier_ignores_hooks_on_the_teachers() -> None:
     assert calls == []
 
 
-# -- SemCKD ----------------------------------------------------------------------------------------------------------
-
-
 def test_semckd_refuses_a_batch_of_another_size() -> None:
     toy, dry_run = sample(SemCKD())
     method = SemCKD()
@@ -378,9 +366,6 @@ def test_semckd_pools_each_teacher_map_once_a_size(monkeypatch: pytest.MonkeyPat
     assert pooled.count(8) == 1
 
 
-# -- DSKD ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("allocation", ["proportional", "softmax", "uniform"])
 @pytest.mark.parametrize("losses", [[0.0, 0.0, 0.0], [1.0, 2.0, 5.0], [1e4, 0.0, 1.0]])
 def test_dskds_weights_are_constants_that_sum_to_one(allocation: str, losses: list[float]) -> None:
@@ -412,9 +397,6 @@ def test_dskds_parts_add_up_to_its_loss() -> None:
     inputs = toy.inputs()
     parts = method(inputs.student, inputs.teacher, inputs.batch)
     torch.testing.assert_close(parts["loss"].detach(), parts["shallow_kd"] + 2 * parts["shallow_feature"])
-
-
-# -- the others --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -479,6 +461,14 @@ def test_reviewkds_weight_grows_over_twenty_epochs() -> None:
 def test_a_single_pixel_has_no_pyramid() -> None:
     student, teacher = torch.randn(2, 3, 1, 1), torch.randn(2, 3, 1, 1)
     torch.testing.assert_close(hcl_loss([student], [teacher]), F.mse_loss(student, teacher))
+
+
+def test_srrl_warns_of_pooled_vectors_its_relu_cannot_meet() -> None:
+    _, dry_run = sample(SRRL())
+    assert dry_run.teacher.pooled is not None
+    signed = dry_run.teacher._replace(pooled=dry_run.teacher.pooled - 1)
+    with pytest.warns(UserWarning, match="negative"):
+        SRRL().build(replace(dry_run, teacher=signed))
 
 
 def test_srrls_parts_add_up_and_judge_by_the_teachers_classifier() -> None:

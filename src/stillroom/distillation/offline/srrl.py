@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -113,6 +114,12 @@ class SRRL(Method):
             raise InputError(
                 f"srrl reuses the teacher's classifier, but it answers {self.classifier.out_features} classes and the "
                 f"teacher {dry_run.teacher.logits.shape[1]}"
+            )
+        if bool((teacher < 0).any()):
+            warnings.warn(
+                "srrl's connector ends in a ReLU, but this teacher's pooled vectors have negative entries, which it can "
+                "only approach; expect less than from a teacher with ReLU before its pooling",
+                stacklevel=2,
             )
         self.connector = SRRLConnector(student.shape[1], teacher.shape[1])
 
