@@ -117,8 +117,8 @@ class SRRL(Method):
             )
         if bool((teacher < 0).any()):
             warnings.warn(
-                "srrl's connector ends in a ReLU, but this teacher's pooled vectors have negative entries, which it can "
-                "only approach; expect less than from a teacher with ReLU before its pooling",
+                "srrl's connector ends in a ReLU, but this teacher's pooled vectors have negative entries, which it "
+                "can only approach; expect less than from a teacher with ReLU before its pooling",
                 stacklevel=2,
             )
         self.connector = SRRLConnector(student.shape[1], teacher.shape[1])
