@@ -150,7 +150,7 @@ def bench_table(report: BenchReport) -> Table:
         Column("method"),
         Column("seeds", "d"),
         Column("top-1, mean ± 95 % CI [%]", ".2f"),
-        *(Column(f"− {name} [points]", "+.2f") for name in baselines),
+        *(Column(f"vs {name} [points]", "+.2f") for name in baselines),
     ]
     rows: list[list[Cell]] = []
     for name, values in report.accuracies.items():
@@ -172,7 +172,8 @@ def _interval(mean: float, half_width: float, *, sign: str) -> str:
 def _bench_headline(report: BenchReport) -> str:
     means = {name: mean_ci(values)[0] for name, values in report.accuracies.items()}
     best = max(means, key=means.__getitem__)
-    said = f"{best} is best on average, with {100 * means[best]:.2f} % over {len(report.seeds)} seed(s)"
+    seeds = "1 seed" if len(report.seeds) == 1 else f"{len(report.seeds)} seeds"
+    said = f"{best} is best on average, with {100 * means[best]:.2f} % over {seeds}"
     for name in report.baselines:
         if name in means and name != best:
             said += f", {100 * (means[best] - means[name]):.2f} points above {name}"

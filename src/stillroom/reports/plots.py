@@ -174,13 +174,14 @@ def seed_strip(groups: Mapping[str, Sequence[float]], *, unit: str = "top-1 [%]"
         axes = figure.subplots()
         for row, values in enumerate(groups.values()):
             mean, half_width = mean_ci(values)
-            axes.plot(values, [row] * len(values), "o", color=MUTED, markersize=5, alpha=0.7, markeredgewidth=0)
             if math.isfinite(half_width):
-                axes.plot([mean - half_width, mean + half_width], [row, row], color=ACCENT, linewidth=1.6)
+                axes.barh(row, 2 * half_width, left=mean - half_width, height=0.36, color=ACCENT, alpha=0.25)
             axes.plot(mean, row, "|", color=ACCENT, markersize=15, markeredgewidth=2.4)
+            axes.plot(values, [row] * len(values), "o", color=INK, markersize=5, alpha=0.8, markeredgewidth=0)
         axes.set_yticks(range(len(groups)), list(groups))
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.use_sticky_edges = False  # bands keep a margin too
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_xlabel(unit)
