@@ -80,13 +80,13 @@ def standardise_logits(logits: Tensor, *, eps: float = 1e-7) -> Tensor:
 def _log_confidence(logits: Tensor, index: Tensor) -> Tensor:
     """Return ``(log p_i, log(1 − p_i))`` of one class a sample, [B, 2].
 
-    ``log(1 − p)`` is a logsumexp over the other classes' log probabilities: it neither cancels when p is tiny nor
-    underflows when p is 1 in floating point.
+    Both come from the log odds, the class's logit less the logsumexp of the others: they neither cancel when p is
+    tiny nor underflow when p is 1 in floating point.
     """
-    log_p = F.log_softmax(logits, dim=1)
     index = index[:, None]
-    others = log_p.scatter(1, index, float("-inf"))
-    return torch.cat((log_p.gather(1, index), others.logsumexp(dim=1, keepdim=True)), dim=1)
+    others = logits.scatter(1, index, float("-inf")).logsumexp(dim=1, keepdim=True)
+    odds = logits.gather(1, index) - others
+    return F.logsigmoid(torch.cat((odds, -odds), dim=1))
 
 
 def confidence_kl(
@@ -136,8 +136,7 @@ def masked_kl(student: Tensor, teacher: Tensor, removed: Tensor, *, temperature:
     def log_softmax(logits: Tensor) -> Tensor:
         logits = full_precision(logits) / temperature
         # A finite fill: with -inf a fully removed row is NaN, and so is 0 · (-inf − -inf) in the divergence.
-        lowest = torch.finfo(logits.dtype).min / 2
-        return F.log_softmax(logits.masked_fill(removed, lowest), dim=1).masked_fill(removed, 0.0)
+        return F.log_softmax(logits.masked_fill(removed, torch.finfo(logits.dtype).min / 2), dim=1)
 
     return temperature**2 * F.kl_div(
         log_softmax(student), log_softmax(teacher.detach()), reduction="batchmean", log_target=True
