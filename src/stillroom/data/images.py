@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,13 @@ class TensorImages:
         """Return the images at these positions, in this order."""
         return TensorImages(self.pixels[index], self.target[index])
 
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of shape, pixels and targets; equal sets have equal ones."""
+        digest = hashlib.sha256(repr(self.shape).encode())
+        digest.update(self.pixels.cpu().contiguous().numpy())
+        digest.update(self.target.cpu().contiguous().numpy())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class StreamedImages:
@@ -86,6 +94,14 @@ class StreamedImages:
     def subset(self, index: Tensor) -> StreamedImages:
         """Return the images at these positions, in this order; nothing is decoded."""
         return StreamedImages(self.encoded, self.position[index], self.target[index], self.decoder)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of shape, encoded bytes and targets; every image is read once."""
+        digest = hashlib.sha256(repr(self.decoder).encode())
+        for index in self.position.tolist():
+            digest.update(hashlib.sha256(self.encoded.read(index)).digest())
+        digest.update(self.target.numpy())
+        return digest.hexdigest()
 
     def batches(self, order: Sequence[Tensor], *, pin_memory: bool = False) -> Iterator[Tensor]:
         """Decode one batch for every vector of positions, ahead of use.
