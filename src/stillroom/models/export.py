@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import sys
 import tempfile
@@ -18,13 +19,18 @@ from torch import Tensor, nn
 
 from stillroom.errors import FailureError, InputError, MissingExtraError, unknown_name
 from stillroom.files import output_errors
+from stillroom.models.store import ModelCard, load_model, save_model
 
 __all__ = ["ExportError", "Exported", "Format", "export_model"]
 
-Format = Literal["onnx", "torch"]
+Format = Literal["safetensors", "onnx", "torch"]
 Predict = Callable[[Tensor], Tensor]
 
-FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
+FILES: dict[Format, tuple[str, ...]] = {
+    "safetensors": ("model.safetensors", "model.json"),
+    "onnx": ("model.onnx",),
+    "torch": ("model.pt2",),
+}
 BATCH_SIZES = (1, 5)  # both differ from the batch the network is traced with
 TOLERANCE = 1e-4  # of the largest logit, at least of 1: other kernels add in another order
 
@@ -45,20 +51,21 @@ class Exported:
 
 def export_model(
     model: nn.Module,
-    shape: Sequence[int],
+    card: ModelCard,
     directory: Path,
-    formats: Sequence[Format] = ("onnx", "torch"),
+    formats: Sequence[Format] = ("safetensors", "onnx", "torch"),
 ) -> list[Exported]:
-    """Write a classifier as ONNX (``model.onnx``) and as a ``torch.export`` program (``model.pt2``).
+    """Write a classifier as safetensors with its card, as ONNX and as a ``torch.export`` program.
 
-    Both take any batch size. Each is written aside, loaded again (ONNX by onnxruntime) and compared with the network
-    on random normalised images in two batch sizes; only then does it take its place, so a failed export leaves
-    whatever stood there. The network itself stays as it is.
+    ONNX and ``torch.export`` take any batch size, and carry the card's classes and normalisation as metadata. Each
+    format is written aside, loaded again (ONNX by onnxruntime) and compared with the network on random normalised
+    images in two batch sizes; only then does it take its place, so a failed export leaves whatever stood there. The
+    network itself stays as it is.
 
     Args:
         model: Takes images [B, C, H, W] and returns logits [B, K].
-        shape: Shape of one image, (C, H, W).
-        directory: Where the files go.
+        card: Its card; ``input_shape`` is the shape of one image.
+        directory: Where the files go: ``model.safetensors`` and ``model.json``, ``model.onnx``, ``model.pt2``.
         formats: Which to write.
 
     Raises:
@@ -67,34 +74,32 @@ def export_model(
         ExportError: The network cannot be exported, or the export answers differently.
         OutputError: The files cannot be written.
     """
-    writers: dict[Format, Callable[[nn.Module, Tensor, Path], Predict]] = {"onnx": _write_onnx, "torch": _write_torch}
     for name in formats:
-        if name not in writers:
+        if name not in WRITERS:
             raise unknown_name("export format", name, get_args(Format))
     if "onnx" in formats:
         _need_onnx()
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    example, *images = (torch.randn(size, *shape, generator=generator) for size in (2, *BATCH_SIZES))
+    example, *images = (torch.randn(size, *card.input_shape, generator=generator) for size in (2, *BATCH_SIZES))
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     exported = []
     for name in formats:
-        target = directory / FILES[name]
-        with output_errors(target), tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as aside:
-            written = Path(aside) / target.name
+        with output_errors(directory), tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as aside:
             try:
                 with _quiet():
-                    predict = writers[name](network, example, written)
-            except (OSError, InputError):
+                    predict = WRITERS[name](network, card, example, Path(aside))
+            except (OSError, InputError, FailureError):
                 raise
             except Exception as error:  # torch.export and torch.onnx fail with errors of many kinds
                 raise ExportError(f"the network cannot be exported as {name}: {_first_line(error)}") from error
             difference = _compare(name, network, predict, images)
-            os.replace(written, target)
-        exported.append(
-            Exported(format=name, path=target, size_mb=target.stat().st_size / 1e6, max_difference=difference)
-        )
+            for file in FILES[name]:
+                os.replace(Path(aside) / file, directory / file)
+        written = [directory / file for file in FILES[name]]
+        size = sum(file.stat().st_size for file in written) / 1e6
+        exported.append(Exported(format=name, path=written[0], size_mb=size, max_difference=difference))
     return exported
 
 
@@ -135,20 +140,34 @@ def _need_onnx() -> None:
             raise MissingExtraError(package, "onnx") from error
 
 
-def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> Predict:
+def _about(card: ModelCard) -> dict[str, str]:
+    """Return what a user of an exported file must know, each entry as JSON."""
+    facts = {"classes": card.classes, "mean": card.mean, "std": card.std, "input_shape": card.input_shape}
+    return {name: json.dumps(value) for name, value in facts.items()}
+
+
+def _write_safetensors(network: nn.Module, card: ModelCard, example: Tensor, folder: Path) -> Predict:
+    save_model(folder, network, card)
+    # The card is our own: if it names a user's function, that is the one the network was built by.
+    return load_model(folder, allow_import=True).model
+
+
+def _write_onnx(network: nn.Module, card: ModelCard, example: Tensor, folder: Path) -> Predict:
     import onnxruntime
 
-    torch.onnx.export(
+    path = folder / "model.onnx"
+    program = torch.onnx.export(
         network,
         (example,),
-        path,
         dynamo=True,
-        external_data=False,
         verbose=False,
         input_names=["images"],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
+    assert program is not None  # it is with dynamo=True
+    program.model.metadata_props.update(_about(card))
+    program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def predict(images: Tensor) -> Tensor:
@@ -158,11 +177,16 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> Predict:
     return predict
 
 
-def _write_torch(network: nn.Module, example: Tensor, path: Path) -> Predict:
+def _write_torch(network: nn.Module, card: ModelCard, example: Tensor, folder: Path) -> Predict:
+    path = folder / "model.pt2"
     program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, path)
+    torch.export.save(program, path, extra_files={f"{name}.json": value for name, value in _about(card).items()})
     loaded: Predict = torch.export.load(path).module()
     return loaded
+
+
+Writer = Callable[[nn.Module, ModelCard, Tensor, Path], Predict]
+WRITERS: dict[Format, Writer] = {"safetensors": _write_safetensors, "onnx": _write_onnx, "torch": _write_torch}
 
 
 @contextlib.contextmanager
