@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -304,6 +307,32 @@ def test_initial_memories_have_rows_of_mean_square_length_one() -> None:
     memory = initial_memory(5000, 32, torch.Generator().manual_seed(0))
     assert memory.abs().max() <= (3 / 32) ** 0.5
     assert abs(memory.square().sum(dim=1).mean() - 1) < 0.01
+
+
+ONE_OF_TWO_PROCESSES = """
+import sys, torch
+from torch import distributed
+from stillroom.distillation.offline._memory import update_memory
+rank, store = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+index = torch.tensor([[4, 0], [2, 5]])[rank]
+memory = torch.ones(6, 3)
+update_memory(memory, index, torch.eye(3)[:2] + rank, momentum=0.5)
+torch.save(memory, f"{store}.{rank}")
+distributed.destroy_process_group()
+"""
+
+
+def test_memories_take_the_batches_of_all_processes(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    runs = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO_PROCESSES, str(rank), store]) for rank in (0, 1)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    expected = torch.ones(6, 3)
+    update_memory(
+        expected, torch.tensor([4, 0, 2, 5]), torch.cat((torch.eye(3)[:2], torch.eye(3)[:2] + 1)), momentum=0.5
+    )
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(f"{store}.{rank}", weights_only=True), expected, rtol=0, atol=0)
 
 
 def test_an_index_beyond_the_training_set_is_refused() -> None:

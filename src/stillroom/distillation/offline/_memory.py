@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from stillroom.errors import InputError
@@ -33,13 +33,27 @@ def initial_memory(num_data: int, width: int, generator: torch.Generator) -> Ten
     return torch.empty(num_data, width).uniform_(-bound, bound, generator=generator)
 
 
+def _of_all_processes(rows: Tensor) -> Tensor:
+    """Return the rows of all data-parallel processes, which hold equally many; the rows themselves where one runs."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return rows
+    gathered = rows.new_empty((distributed.get_world_size() * len(rows), *rows.shape[1:]))
+    distributed.all_gather_into_tensor(gathered, rows.contiguous())
+    return gathered
+
+
 @torch.no_grad()
 def update_memory(memory: Tensor, index: Tensor, embedding: Tensor, *, momentum: float) -> None:
     """Move the batch's rows in place: ``M[idx] ← l2(momentum · M[idx] + (1 − momentum) · e)``.
 
+    Under data-parallel training the rows of all processes move in every process, so the memories stay equal; all
+    batches must be of one size.
+
     Shapes:
         memory: [N, D]; index: [B], int64; embedding: [B, D].
     """
+    # Deviation: the releases keep one partial memory a process, which DDP then overwrites with the first one's.
+    index, embedding = _of_all_processes(index), _of_all_processes(embedding)
     moved = momentum * full_precision(memory.index_select(0, index)) + (1.0 - momentum) * embedding
     memory.index_copy_(0, index, F.normalize(moved, dim=1).to(memory.dtype))
 

@@ -119,7 +119,8 @@ class CRDLoss(nn.Module):
     """Contrastive representation distillation with its embeddings, memories and negatives.
 
     The state (both memories, the constants Z and the number of draws) is in the state dict, so training resumes
-    exactly. It moves in training mode only. Under data-parallel training each process has memories of its own.
+    exactly. It moves in training mode only. Under data-parallel training the memories of all processes take all
+    processes' batches, which must be of one size.
 
     Args:
         student_dim: Width of the student's features.
@@ -209,7 +210,8 @@ class CRD(Method):
 
     Y. Tian, D. Krishnan, P. Isola, "Contrastive Representation Distillation", ICLR 2020. The positive is the sample
     itself (the release's ``exact`` mode). Its memories belong to one training set: every batch must carry positions in
-    it. Under data-parallel training each process has memories of its own.
+    it. Under data-parallel training the memories of all processes take all processes' batches, which must be of one
+    size.
 
     Args:
         feature_dim: Width of the embeddings.
@@ -243,7 +245,6 @@ class CRD(Method):
                 code="They are drawn with replacement where the training set is smaller; here their number is lowered "
                 "to the samples outside the smallest class.",
                 default="neither",
-                option="num_negatives",
             ),
         ),
     )
@@ -259,6 +260,8 @@ class CRD(Method):
         momentum: float = 0.5,
     ) -> None:
         super().__init__()
+        self.feature_dim, self.num_negatives = feature_dim, num_negatives
+        self.temperature, self.momentum = temperature, momentum
         self.make_criterion = partial(
             CRDLoss,
             feature_dim=feature_dim,

@@ -149,7 +149,8 @@ class HKDLoss(nn.Module):
 
     A batch of fewer than ``knn`` samples has no graph: the individual term alone is returned and the memories stay.
     The state (memories and number of draws) is in the state dict, so training resumes exactly; it moves in training
-    mode only. Under data-parallel training each process has a graph and memories of its own.
+    mode only. Under data-parallel training the graph is that of each process's own batch; the memories of all processes
+    take all processes' batches, which must be of one size.
 
     Args:
         student_dim: Width of the student's features.
@@ -265,7 +266,8 @@ class HKD(Method):
     S. Zhou, Y. Wang, D. Chen, J. Chen, X. Wang, C. Wang, J. Bu, "Distilling Holistic Knowledge with Graph Neural
     Networks", ICCV 2021. Not to be confused with heterogeneous knowledge distillation (Passalis et al., CVPR 2020),
     which some tables call HKD too. The ``simkd`` preset is the paper's "HKD+KD", the ``crd`` preset its "HKD". Under
-    data-parallel training each process has a graph and memories of its own.
+    data-parallel training the graph is that of each process's own batch; the memories of all processes take all
+    processes' batches, which must be of one size.
 
     Args:
         knn: Neighbours in the graph, the sample itself included; no batch may be smaller for the graph to take part.
@@ -314,7 +316,6 @@ class HKD(Method):
                 code="They are drawn with replacement where the training set is smaller; here their number is lowered "
                 "to the samples outside the smallest class.",
                 default="neither",
-                option="num_negatives",
             ),
         ),
     )
@@ -333,7 +334,9 @@ class HKD(Method):
         negatives: Source = "own",
     ) -> None:
         super().__init__()
-        self.knn = knn
+        self.knn, self.feature_dim, self.num_negatives = knn, feature_dim, num_negatives
+        self.temperature, self.negatives = temperature, negatives
+        self.memory_momentum, self.smooth_momentum = memory_momentum, smooth_momentum
         self.make_criterion = partial(
             HKDLoss,
             knn=knn,

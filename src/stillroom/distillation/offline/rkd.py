@@ -188,6 +188,7 @@ class RKD(Method):
 
     def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
+        self.distance_weight, self.angle_weight = distance_weight, angle_weight
         self.criterion = RKDLoss(distance_weight=distance_weight, angle_weight=angle_weight)
 
     def build(self, dry_run: DryRun) -> None:
