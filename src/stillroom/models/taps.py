@@ -87,8 +87,7 @@ class Tapped(nn.Module):
         self._taps = _wanted(model, paths, self.signals)
         self._sink = _Sink()
         self._layouts: tuple[Layout, ...] | None = None
-        for slot, tap in enumerate(self._taps):
-            _hook(model, tap, _Catch(self._sink, slot))
+        self._handles = [_hook(model, tap, _Catch(self._sink, slot)) for slot, tap in enumerate(self._taps)]
         if sample is not None and self._taps:
             with evaluating(model):
                 self(sample)
@@ -110,6 +109,13 @@ class Tapped(nn.Module):
         maps = tuple(to_map(x, how) for x, how in zip(tensors, self._layouts, strict=True))
         split = len(self.paths.stages) if "stages" in self.signals else 0
         return Signals(logits, maps[:split], maps[split:], pooled)
+
+
+    def release(self) -> nn.Module:
+        """Take the hooks off and return the network as it was handed over."""
+        for handle in self._handles:
+            handle.remove()
+        return self.model
 
 
 def find_taps(model: nn.Module, sample: Tensor) -> TapPaths:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stillroom.cards import Card
 from stillroom.data.batch import Batch
-from stillroom.models.signals import Signals
+from stillroom.models.signals import Signals, TapPaths
 
 __all__ = ["DryRun", "Method", "Weights"]
 
@@ -70,3 +70,13 @@ class Method(nn.Module):
     def predict(self, student: Signals) -> Tensor:
         """Return the logits [B, K] the deployed model answers with (SimKD answers through the teacher's classifier)."""
         return student.logits
+
+    def deploy(self, student: nn.Module, taps: TapPaths, sample: Tensor) -> nn.Module:
+        """Return what is deployed after training: the student itself, unless the method answers through more.
+
+        Args:
+            student: The trained student.
+            taps: Where it was tapped.
+            sample: Images [B, C, H, W] on the student's device, for a dry run.
+        """
+        return student

@@ -203,6 +203,7 @@ class DKD(Method):
         warmup_epochs: int = 20,
     ) -> None:
         super().__init__()
+        self.alpha, self.beta, self.temperature, self.standardise = alpha, beta, temperature, standardise
         self.criterion = DKDLoss(alpha=alpha, beta=beta, temperature=temperature, standardise=standardise)
         self.warmup_epochs = int(not_negative("warmup_epochs", warmup_epochs))
 

@@ -93,6 +93,7 @@ class KD(Method):
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.criterion = KDLoss(temperature=temperature)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:

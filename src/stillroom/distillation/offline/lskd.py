@@ -109,6 +109,7 @@ class LSKD(Method):
 
     def __init__(self, *, temperature: float = 2.0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.criterion = LSKDLoss(temperature=temperature)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:

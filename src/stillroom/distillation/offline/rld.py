@@ -260,6 +260,8 @@ class RLD(Method):
         warmup_epochs: int = 20,
     ) -> None:
         super().__init__()
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.alpha_temperature, self.standardise = alpha_temperature, standardise
         self.criterion = RLDLoss(
             alpha=alpha,
             beta=beta,

@@ -14,8 +14,8 @@ from stillroom.distillation.offline._align import frozen_linear, pool_to, requir
 from stillroom.distillation.offline._method import Convention, DryRun, Method, Signal, Weights
 from stillroom.errors import InputError
 from stillroom.losses.checks import full_precision
-from stillroom.models.composed import Projector
-from stillroom.models.signals import Signals
+from stillroom.models.composed import Projector, ReusedClassifier
+from stillroom.models.signals import Signals, TapPaths
 
 __all__ = ["SimKD", "simkd_loss"]
 
@@ -160,10 +160,10 @@ class SimKD(Method):
         teacher_side = side(teacher, "teacher")
         self.pooled_size = teacher_side if side(student, "student") > teacher_side else None
 
-    def deploy_parts(self) -> tuple[Projector, nn.Linear, tuple[int, int] | None]:
-        """Return projector, classifier and the size the student map is pooled to first (``None``: it is not)."""
-        size = self.pooled_size
-        return self.projector, self.classifier, None if size is None else (size, size)
+    def deploy(self, student: nn.Module, taps: TapPaths, sample: Tensor) -> ReusedClassifier:
+        """Return the composed model: the student up to its last map, the projector, the teacher's classifier."""
+        size = None if self.pooled_size is None else (self.pooled_size, self.pooled_size)
+        return ReusedClassifier(student, taps.stages[-1], self.projector, self.classifier, sample=sample, pool_size=size)
 
     def _project(self, student: Signals) -> Tensor:
         feature_map = student.stages[-1]

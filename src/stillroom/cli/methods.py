@@ -1,0 +1,83 @@
+"""``stillroom methods``: the cards, as a table, one in full, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stillroom.cli._parser import new_parser, parse, print_result
+from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.options import method_defaults
+
+__all__ = ["describe", "run"]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Return a method's card, defaults and weight presets as plain data."""
+    method = method_class(name)
+    return {
+        **asdict(method.card),
+        "defaults": method_defaults(method),
+        "reads": sorted(method.signals) or ["logits"],
+        "weights": {convention: asdict(weights) for convention, weights in method.presets.items()},
+    }
+
+
+def run(argv: Sequence[str]) -> int:
+    """List all methods, or show one with its papers, defaults and ledger."""
+    parser = new_parser("methods", "List the methods with their papers, defaults and ledgers.")
+    parser.add_argument("name", nargs="?", default=None, type=str, help="show this method in full")
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    options = parse(parser, argv)
+    names = [options.name] if options.name else list(METHODS)
+    methods = [describe(name) for name in names]
+    if options.json:
+        print_result({"methods": methods})
+    elif options.name:
+        _show(methods[0])
+    else:
+        _list(methods)
+    return 0
+
+
+def _list(methods: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "year", "venue", "standing", "what it transfers"):
+        table.add_column(column, no_wrap=column != "what it transfers")
+    for method in methods:
+        paper = method["papers"][0]
+        table.add_row(method["name"], str(paper["year"]), paper["venue"], method["standing"], method["summary"])
+    console = Console()
+    console.print(table)
+    console.print("\nstillroom methods NAME shows one in full: papers, defaults, weights and ledger.", style="dim")
+
+
+def _show(method: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(f"[bold]{method['name']}[/bold]  ({method['standing']})\n{method['summary']}\n")
+    for paper in method["papers"]:
+        console.print(
+            f"{paper['authors']}. {paper['title']}. {paper['venue']} {paper['year']}. {paper['identifier']}", markup=False
+        )
+    console.print("\nhyperparameters (paper's defaults)")
+    for option, value in method["defaults"].items():
+        console.print(f"  --method.{option} {value}", markup=False)
+    if not method["defaults"]:
+        console.print("  none")
+    console.print("\nobjective  ce · CE + kd · KD + method · own term")
+    for convention, weights in method["weights"].items():
+        console.print(
+            f"  --weights {convention:<6} ce {weights['ce']:g}, kd {weights['kd']:g}, method {weights['method']:g}",
+            markup=False,
+        )
+    console.print(f"reads      {', '.join(method['reads'])}")
+    if method["ledger"]:
+        console.print("\nledger: where the released code and the paper differ")
+    for quirk in method["ledger"]:
+        console.print(f"  paper    {quirk['paper']}\n  code     {quirk['code']}", markup=False)
+        console.print(f"  default  {quirk['default']}" + (f"; {quirk['option']}" if quirk["option"] else ""), markup=False)
+        console.print()
