@@ -84,16 +84,11 @@ class _Run:
                 self._walk(at, child, events)
 
     def strides_to_one(self, event: _Event) -> bool:
-        """Tell whether a module comes from a larger map to 1×1 by its layers, not by a pool inside it."""
-        pools = (
-            at
-            for at, inner in self.events.items()
-            if at.startswith(event.path + ".")
-            and inner.after == (1, 1)
-            and inner.before != (1, 1)
-            and "Pool" in type(self.model.get_submodule(at)).__name__
-        )
-        return event.before not in (None, (1, 1)) and not any(pools)
+        """Tell whether a module comes from a larger map to 1×1 by its layers, not by a global pool at its end."""
+        inside = [inner for at, inner in self.events.items() if at.startswith(event.path + ".")]
+        last = max(inside, key=lambda inner: inner.order, default=event)
+        pools = "Adaptive" in type(self.model.get_submodule(last.path)).__name__
+        return event.before not in (None, (1, 1)) and not pools
 
     def _spans_stages(self, path: str, module: nn.Module) -> bool:
         """Tell a container of several stages (walk into it) from a stage, block or layer (take it whole)."""
@@ -142,7 +137,7 @@ def _pyramid(run: _Run, trunk: list[_Event]) -> list[_Event]:
         if event.after is None or isinstance(module, nn.Identity):
             continue
         if event.after == (1, 1):
-            if "Pool" in type(module).__name__:
+            if "Adaptive" in type(module).__name__:
                 break
             if (1, 1) not in last and not (has_parameters and run.strides_to_one(event)):
                 continue
@@ -171,7 +166,7 @@ def _blocks(run: _Run, only: _Event) -> list[_Event]:
     longest: list[_Event] = max(rows.values(), key=lambda row: len(row), default=[])
     row = sorted(longest, key=lambda event: event.order)
     count = min(4, len(row))
-    return [row[round((i + 1) * len(row) / count) - 1] for i in range(count)] if count > 1 else []
+    return [row[-((i + 1) * -len(row) // count) - 1] for i in range(count)] if count > 1 else []
 
 
 def linear_of_logits(model: nn.Module, sample: Tensor) -> str | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from stillroom.errors import InputError
+from stillroom.files import output_errors, plain, write_bytes_atomic, write_json_atomic
 from stillroom.models.composed import Projector, ReusedClassifier
 from stillroom.models.create import ModelSpec, create_model
 from stillroom.models.weights import load_weights, read_weights
@@ -83,8 +83,8 @@ def save_model(directory: str | Path, model: nn.Module, card: ModelCard) -> None
         card: Its card; ``extra`` must be made of what JSON knows.
 
     Raises:
-        InputError: The architecture names weights, or the card cannot be written as JSON.
-        OSError: The disk is full or the directory not writable; files written before stay whole.
+        InputError: The architecture names weights, or the card holds what JSON does not know.
+        OutputError: The disk is full or the directory not writable; files written before stay whole.
 
     Example:
         >>> import tempfile
@@ -99,28 +99,29 @@ def save_model(directory: str | Path, model: nn.Module, card: ModelCard) -> None
     if isinstance(card.architecture, str) and ModelSpec.parse(card.architecture).weights is not None:
         raise InputError(f"the card's architecture {card.architecture!r} must not name weights")
     state = model.state_dict()
+    about = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "architecture": card.architecture,
+        "num_classes": card.num_classes,
+        "classes": card.classes,
+        "mean": card.mean,
+        "std": card.std,
+        "input_shape": card.input_shape,
+        "weights_sha256": _hash(state),
+        "extra": card.extra,
+    }
     try:
-        about = {
-            "format": FORMAT,
-            "format_version": VERSION,
-            "architecture": card.architecture if isinstance(card.architecture, str) else dict(card.architecture),
-            "num_classes": card.num_classes,
-            "classes": card.classes,
-            "mean": card.mean,
-            "std": card.std,
-            "input_shape": card.input_shape,
-            "weights_sha256": _hash(state),
-            "extra": dict(card.extra),
-        }
-        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the model card cannot be written as JSON: {error}") from error
+        about = plain(about)
+    except TypeError as error:
+        raise InputError(f"the model card cannot be stored: {error}") from error
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    with output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     # Copies: tied weights share memory, which the format refuses.
     tensors = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
-    _replace(directory / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-    _replace(directory / "model.json", lambda file: file.write_text(text, encoding="utf-8"))
+    write_bytes_atomic(directory / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_json_atomic(directory / "model.json", about)
 
 
 def load_model(path: str | Path, *, allow_import: bool = False) -> LoadedModel:
@@ -253,14 +254,3 @@ def _hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
