@@ -37,7 +37,7 @@ class EpochSums:
         self.count += size
         self.totals.add_(torch.stack([parts[name].detach() for name in self.names]), alpha=size)
         if self.scored:
-            self.hits.add_((parts["output"].detach().argmax(1) == target).sum())
+            self.hits.add_((parts["output"].detach().argmax(1) == target).count_nonzero())
 
     def means(self, fabric: Fabric | None) -> dict[str, float]:
         """Read the means on the host; with ``fabric`` those over all its processes."""

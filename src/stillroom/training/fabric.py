@@ -12,7 +12,7 @@ from stillroom.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Device", "Precision", "make_fabric"]
+__all__ = ["Device", "Precision", "is_plain", "make_fabric"]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -52,3 +52,10 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def is_plain(fabric: Fabric) -> bool:
+    """Return whether Fabric runs one process on one device in float32, so that its wrappers change nothing."""
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+
+    return isinstance(fabric.strategy, SingleDeviceStrategy) and fabric.strategy.precision.precision == "32-true"

@@ -119,7 +119,7 @@ def warmup_weight(epoch: int, warmup_epochs: int) -> float:
 def lr_at(recipe: Recipe, epoch: int) -> float:
     """Return the recipe's learning rate in an epoch (counted from 1); cosine ends one step above 0."""
     if recipe.schedule == "multistep":
-        milestones = [round(fraction * recipe.epochs) for fraction in recipe.milestones]
+        milestones = [max(1, round(fraction * recipe.epochs)) for fraction in recipe.milestones]
         return learning_rate(epoch, lr=recipe.lr, milestones=milestones, decay=recipe.decay)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs))
@@ -137,8 +137,13 @@ def default_lr(student: str) -> float:
     return 0.01 if "mobilenetv2" in name or "shufflenet" in name else 0.05
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter], *, fused: bool = False) -> Optimizer:
     """Return the recipe's optimiser over those of ``parameters`` that require a gradient.
+
+    Args:
+        recipe: Names the rule and its numbers.
+        parameters: What may be trained.
+        fused: Use torch's fused kernels (CPU and CUDA; on a CPU three to four times faster than its default).
 
     Raises:
         InputError: None does.
@@ -153,6 +158,7 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimi
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
+            fused=fused,
         )
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adam(trained, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay)
+    return adam(trained, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay, fused=fused)

@@ -118,11 +118,12 @@ class RunDirectory:
         """Add one epoch to ``metrics.jsonl``; when that fails the file is left as it was."""
         if not self.writes:
             return
-        with output_errors(self.metrics), open(self.metrics, "ab") as file:
+        line = _line(record).encode()
+        with output_errors(self.metrics), open(self.metrics, "ab", buffering=0) as file:
             before = file.tell()
             try:
-                file.write(_line(record).encode())
-                file.flush()
+                while line:
+                    line = line[file.write(line) :]
             except OSError:
                 file.truncate(before)
                 raise
