@@ -14,7 +14,9 @@ from stillroom.data.split import random_stream
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.sampled_from([1, 3]), st.integers(3, 9), st.integers(3, 9), st.integers(0, 3))
-def test_crop_equals_torchvisions_crop_of_each_image(seed: int, channels: int, height: int, width: int, pad: int) -> None:
+def test_crop_equals_torchvisions_crop_of_each_image(
+    seed: int, channels: int, height: int, width: int, pad: int
+) -> None:
     generator = random_stream(seed)
     images = torch.randint(256, (6, channels, height, width), generator=generator, dtype=torch.uint8)
     row = torch.randint(6, (4,), generator=generator)

@@ -83,9 +83,7 @@ def test_a_sample_has_the_same_pixels_at_every_batch_size(one: int, other: int, 
 
 def test_epochs_and_seeds_differ_in_order_and_pixels() -> None:
     data = images()
-    first, second, other = (
-        list(train(data, seed=seed).epoch(epoch)) for seed, epoch in [(0, 1), (0, 2), (1, 1)]
-    )
+    first, second, other = (list(train(data, seed=seed).epoch(epoch)) for seed, epoch in [(0, 1), (0, 2), (1, 1)])
     for another in (second, other):
         assert not torch.equal(first[0].index, another[0].index)
         mine, theirs = by_sample(first), by_sample(another)

@@ -31,7 +31,9 @@ def test_a_subset_has_the_quota_of_every_class_and_partitions_the_set(
 
 @settings(deadline=None)
 @given(targets, seeds, st.integers(0, 5), st.integers(0, 5))
-def test_a_smaller_quota_draws_a_part_of_what_a_larger_one_draws(target: Tensor, seed: int, few: int, more: int) -> None:
+def test_a_smaller_quota_draws_a_part_of_what_a_larger_one_draws(
+    target: Tensor, seed: int, few: int, more: int
+) -> None:
     small, _ = subset_per_class(target, torch.full((CLASSES,), few), random_stream(seed))
     large, _ = subset_per_class(target, torch.full((CLASSES,), few + more), random_stream(seed))
     assert set(small.tolist()) <= set(large.tolist())
@@ -53,7 +55,9 @@ def test_setting_aside_leaves_every_class_at_least_one_image(target: Tensor, sha
 
 
 def test_random_streams_differ_in_every_part_of_the_key() -> None:
-    draws = {tuple(torch.randint(2**31, (4,), generator=random_stream(*key)).tolist()) for key in [(0, 1), (1, 0), (0,)]}
+    draws = {
+        tuple(torch.randint(2**31, (4,), generator=random_stream(*key)).tolist()) for key in [(0, 1), (1, 0), (0,)]
+    }
     assert len(draws) == 3
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -45,8 +47,8 @@ def read_idx(file: Path, dimensions: int) -> Tensor:
                 raise InputError(
                     f"{file} is no IDX file of {kind}: its magic number is {magic}, not {2048 + dimensions}"
                 )
-            expected = int(np.prod(sizes, dtype=object))
-            body = stream.read(expected + 1)  # one byte more shows a file that is too long
+            expected = math.prod(sizes)
+            body = _read_at_most(stream, expected + 1)  # one byte more shows a file that is too long
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{file} is a damaged gzip file: {error}") from error
     except OSError as error:
@@ -56,7 +58,15 @@ def read_idx(file: Path, dimensions: int) -> Tensor:
         raise InputError(
             f"{file} is damaged: its header promises {expected} bytes ({'x'.join(map(str, sizes))}), {found}"
         )
-    return torch.from_numpy(np.frombuffer(body, dtype=np.uint8).reshape(sizes).copy())
+    return torch.from_numpy(np.frombuffer(body, dtype=np.uint8).reshape(sizes))
+
+
+def _read_at_most(stream: IO[bytes], count: int) -> bytearray:
+    """Read piece by piece: a damaged header may promise more than memory holds."""
+    body = bytearray()
+    while len(body) < count and (piece := stream.read(min(2**24, count - len(body)))):
+        body += piece
+    return body
 
 
 def read_idx_folder(folder: Path, classes: tuple[str, ...] | None) -> Source:

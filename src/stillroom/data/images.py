@@ -58,8 +58,8 @@ class TensorImages:
     def fingerprint(self) -> str:
         """Return a SHA-256 of shape, pixels and targets; equal sets have equal ones."""
         digest = hashlib.sha256(repr(self.shape).encode())
-        digest.update(self.pixels.cpu().contiguous().numpy())
-        digest.update(self.target.cpu().contiguous().numpy())
+        digest.update(self.pixels.cpu().contiguous().numpy().data)
+        digest.update(self.target.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -100,7 +100,7 @@ class StreamedImages:
         digest = hashlib.sha256(repr(self.decoder).encode())
         for index in self.position.tolist():
             digest.update(hashlib.sha256(self.encoded.read(index)).digest())
-        digest.update(self.target.numpy())
+        digest.update(self.target.numpy().data)
         return digest.hexdigest()
 
     def batches(self, order: Sequence[Tensor], *, pin_memory: bool = False) -> Iterator[Tensor]:
