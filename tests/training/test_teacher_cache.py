@@ -146,7 +146,7 @@ def test_a_teacher_without_pooled_features_serves_logit_methods_only(tmp_path: P
     torch.manual_seed(0)
     directory = build_cache(LiveTeacher(Net(pooled=False)), view_batches, SAMPLES, 1, tmp_path / "c")
     assert CachedTeacher(directory).signals(next(view_batches(0))).pooled is None
-    with pytest.raises(InputError, match="the teacher has none"):
+    with pytest.raises(InputError, match="gave none when the cache was built"):
         CachedTeacher(directory, needs={"pooled"})
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from stillroom.models._trace import evaluating
+
 __all__ = ["Cost", "count_flops", "count_parameters", "measure", "measure_latency"]
 
 WARMUP = 5
@@ -108,14 +110,8 @@ def measure(model: nn.Module, shape: tuple[int, ...]) -> Cost:
 def _evaluating(model: nn.Module, shape: tuple[int, ...], batch_size: int) -> Iterator[Tensor]:
     """Yield a batch of zeros on the network's device and dtype, with the network in evaluation mode meanwhile."""
     example = next(model.parameters(), torch.empty(0))
-    modes = [(module, module.training) for module in model.modules()]  # each its own: a part may be frozen
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield torch.zeros(batch_size, *shape, device=example.device, dtype=example.dtype)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        yield torch.zeros(batch_size, *shape, device=example.device, dtype=example.dtype)
 
 
 def _wait_for(device: torch.device) -> None:

@@ -53,7 +53,8 @@ class CachedTeacher:
             )
         if "pooled" in needs and not about["pooled"]:
             raise InputError(
-                "this method reads the teacher's pooled features, and the teacher has none: no linear layer ends it"
+                "this method reads the teacher's pooled features, and the teacher gave none when the cache was built; "
+                f"delete {directory}, or use a live teacher if no linear layer ends this one"
             )
         self.views: int = about["views"]
         self._logits = [_open_table(directory, "logits", view) for view in range(self.views)]
@@ -124,7 +125,8 @@ def build_cache(
     a cache does not count, comes last: a killed build goes on with the first view that is missing.
 
     Args:
-        live: The teacher, on the device of the batches.
+        live: The teacher, on the device of the batches; tap its pooled features wherever it has them, so that one
+            cache serves every method it can.
         loader_for_view: View (from 0) -> all batches of the training set in that view, in any order.
         num_samples: Size of the training set.
         views: Number of views.
