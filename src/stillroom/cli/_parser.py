@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from stillroom.errors import InputError, nearest
 
-__all__ = ["describe_group", "expand", "new_parser", "parse", "peek", "plain", "print_result"]
+__all__ = ["describe_group", "descriptions", "expand", "new_parser", "parse", "peek", "plain", "print_result"]
 
 
 def new_parser(verb: str, description: str) -> ArgumentParser:
@@ -28,6 +29,12 @@ def describe_group(parser: ArgumentParser, group: str, text: str) -> None:
     for action in parser._actions:
         if action.dest == group:
             action.metavar, action.help = "NAME", text
+
+
+def descriptions(function: Any) -> dict[str, str]:
+    """Return what a docstring says about each argument, in one line each."""
+    found = parse_docstring(function.__doc__ or "").params
+    return {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in found}
 
 
 def expand(argv: Sequence[str], short: dict[str, str]) -> list[str]:

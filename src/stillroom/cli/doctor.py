@@ -71,9 +71,15 @@ def run(argv: Sequence[str]) -> int:
     console.print(f"{'devices':<10} {', '.join(found['devices'])}")
     for extra, packages in found["extras"].items():
         missing = [package for package, version in packages.items() if version is None]
-        state = f"[yellow]missing {', '.join(missing)}: pip install 'stillroom\\[{extra}]'" if missing else "[green]complete"
+        state = (
+            f"[yellow]missing {', '.join(missing)}: pip install 'stillroom\\[{extra}]'"
+            if missing
+            else "[green]complete"
+        )
         console.print(f"{extra:<10} {state}")
     data = found["data"]
     console.print(f"{'data':<10} digits (embedded)", end="")
-    console.print(f"; in {data['folder']}: {', '.join(data['found'])}" if data["folder"] else "; set STILLROOM_DATA for more")
+    console.print(
+        f"; in {data['folder']}: {', '.join(data['found'])}" if data["folder"] else "; set STILLROOM_DATA for more"
+    )
     return 0

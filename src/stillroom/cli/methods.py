@@ -61,7 +61,8 @@ def _show(method: dict[str, Any]) -> None:
     console.print(f"[bold]{method['name']}[/bold]  ({method['standing']})\n{method['summary']}\n")
     for paper in method["papers"]:
         console.print(
-            f"{paper['authors']}. {paper['title']}. {paper['venue']} {paper['year']}. {paper['identifier']}", markup=False
+            f"{paper['authors']}. {paper['title']}. {paper['venue']} {paper['year']}. {paper['identifier']}",
+            markup=False,
         )
     console.print("\nhyperparameters (paper's defaults)")
     for option, value in method["defaults"].items():
@@ -79,5 +80,7 @@ def _show(method: dict[str, Any]) -> None:
         console.print("\nledger: where the released code and the paper differ")
     for quirk in method["ledger"]:
         console.print(f"  paper    {quirk['paper']}\n  code     {quirk['code']}", markup=False)
-        console.print(f"  default  {quirk['default']}" + (f"; {quirk['option']}" if quirk["option"] else ""), markup=False)
+        console.print(
+            f"  default  {quirk['default']}" + (f"; {quirk['option']}" if quirk["option"] else ""), markup=False
+        )
         console.print()

@@ -22,6 +22,7 @@ from stillroom.distillation.methods import method_class
 from stillroom.distillation.networks import (
     Network,
     Normalisation,
+    cacheable,
     is_trained,
     live_teacher,
     load_network,
@@ -62,6 +63,7 @@ class Distilled:
     rows: tuple[ModelRow, ...]
     result: dict[str, Any]
     out: Path
+    writes: bool  # False on all but the first of several processes
 
 
 def distill(
@@ -71,7 +73,7 @@ def distill(
     data: str | DataOptions = "digits",
     method: str | Method = "kd",
     recipe: str | Recipe = "quick",
-    weights: Convention | Weights = "simkd",
+    weights: Convention | Weights | Mapping[str, float] = "simkd",
     temperature: float = 4.0,
     baseline: bool = True,
     teacher_epochs: int | None = None,
@@ -192,8 +194,9 @@ def distill(
         trained = train_alone(master, replace(setting, recipe=longer), run.part("teacher"), label="teacher")
         master, histories[TEACHER] = trained.network, trained.history
         _save(trained.network, run.part("teacher"), {"seed": seed})
+    signals = chosen.signals if teacher_cache is None else cacheable(master, chosen.signals)
     live, classifier = live_teacher(
-        master, images, signals=chosen.signals, device=fabric.device, precision=teacher_precision, label_map=label_map
+        master, images, signals=signals, device=fabric.device, precision=teacher_precision, label_map=label_map
     )
     says: Teacher = live
     if teacher_cache is not None:
@@ -252,7 +255,7 @@ def distill(
             ),
         )
     fabric.barrier()
-    return Distilled(distilled.network.model, rows, result, Path(out))
+    return Distilled(distilled.network.model, rows, result, Path(out), run.writes)
 
 
 def as_method(method: str | Method) -> Method:
@@ -270,10 +273,14 @@ def as_recipe(recipe: str | Recipe, student: str | nn.Module) -> Recipe:
     return replace(preset, lr=min(preset.lr, default_lr(_name(student)))) if preset.optimizer == "sgd" else preset
 
 
-def as_weights(weights: Convention | Weights, method: Method) -> Weights:
-    """Return the weights themselves, or the method's under that convention."""
+def as_weights(weights: Convention | Weights | Mapping[str, float], method: Method) -> Weights:
+    """Return the weights themselves (also as a mapping ce, kd, method), or the method's under that convention."""
     if isinstance(weights, Weights):
         return weights
+    if isinstance(weights, Mapping):
+        if set(weights) != {"ce", "kd", "method"}:
+            raise InputError(f"weights need the keys ce, kd and method, got {', '.join(sorted(weights)) or 'none'}")
+        return Weights(**{name: float(value) for name, value in weights.items()})
     if weights not in method.presets:
         raise unknown_name("weights", weights, method.presets)
     return method.presets[weights]
@@ -347,7 +354,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         )
     if (agreement := result["teacher_agreement"]) is not None:
         notes.append(
-            f"The teacher ran in bfloat16: same class as in float32 on {100 * agreement['top1']:.2f} % of a test batch, "
+            f"The teacher ran in bfloat16: the class of float32 on {100 * agreement['top1']:.2f} % of a test batch, "
             f"largest logit difference {agreement['max_difference']:.3g}."
         )
     return notes

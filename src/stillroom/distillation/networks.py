@@ -1,4 +1,4 @@
-"""Teachers and students as the offline pipeline needs them: created or loaded, tapped, with classes and normalisation."""
+"""Teachers and students as the pipeline needs them: created or loaded, tapped, with classes and normalisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stillroom.models.taps import Tapped, find_taps, user_taps
 from stillroom.models.weights import classes_in_weights
 from stillroom.training.teacher import LiveTeacher, Precision, match_classes, renormalisation, select_classes
 
-__all__ = ["Network", "Normalisation", "is_trained", "live_teacher", "load_network", "new_network", "tap"]
+__all__ = ["Network", "Normalisation", "cacheable", "is_trained", "live_teacher", "load_network", "new_network", "tap"]
 
 Normalisation = Literal["data", "imagenet", "half"]
 
@@ -64,9 +64,7 @@ def new_network(spec: str | nn.Module, data: ImageData, *, taps: Sequence[str] =
     if isinstance(spec, nn.Module):
         model, architecture = spec, type(spec).__qualname__
     else:
-        model = create_model(
-            spec, num_classes=len(data.classes), in_channels=data.shape[0], image_size=data.shape[1:]
-        )
+        model = create_model(spec, num_classes=len(data.classes), in_channels=data.shape[0], image_size=data.shape[1:])
         architecture = ModelSpec.parse(spec).architecture
     return Network(model, _taps(model, data.shape, taps), _card(architecture, data.classes, data, "data"))
 
@@ -84,7 +82,7 @@ def load_network(
     """
     if "@" not in spec:
         loaded = load_model(spec)
-        if tuple(loaded.card.input_shape)[0] != data.shape[0]:
+        if loaded.card.input_shape[0] != data.shape[0]:
             raise InputError(
                 f"{spec} takes images of {loaded.card.input_shape[0]} channel(s), {data.name} has {data.shape[0]}"
             )
@@ -94,7 +92,7 @@ def load_network(
     num_classes = classes_in_weights(parsed.weights) or len(data.classes)
     if num_classes != len(data.classes):
         raise InputError(
-            f"{parsed.weights} answers for {num_classes} classes and {data.name} has {len(data.classes)}, and a weights "
+            f"{parsed.weights} answers for {num_classes} classes, {data.name} has {len(data.classes)}, and a weights "
             "file has no class names to match them by; use a run directory (with model.json) or matching data"
         )
     model = create_model(parsed, num_classes=num_classes, in_channels=data.shape[0], image_size=data.shape[1:])
@@ -110,6 +108,11 @@ def tap(network: Network, signals: frozenset[str]) -> Tapped:
     """
     wanted = signals if network.taps.preact else signals - {"preact"}
     return Tapped(network.model, network.taps, wanted, sample=_sample(network.card.input_shape))
+
+
+def cacheable(network: Network, signals: frozenset[str]) -> frozenset[str]:
+    """Add the pooled features to what is tapped, where there are any: a cache holds them for the methods to come."""
+    return signals | {"pooled"} if network.taps.classifier is not None else signals
 
 
 def live_teacher(

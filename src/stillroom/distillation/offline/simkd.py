@@ -162,8 +162,9 @@ class SimKD(Method):
 
     def deploy(self, student: nn.Module, taps: TapPaths, sample: Tensor) -> ReusedClassifier:
         """Return the composed model: the student up to its last map, the projector, the teacher's classifier."""
-        size = None if self.pooled_size is None else (self.pooled_size, self.pooled_size)
-        return ReusedClassifier(student, taps.stages[-1], self.projector, self.classifier, sample=sample, pool_size=size)
+        return ReusedClassifier(
+            student, taps.stages[-1], self.projector, self.classifier, sample=sample, pool_size=self.pooled_size
+        )
 
     def _project(self, student: Signals) -> Tensor:
         feature_map = student.stages[-1]

@@ -1,0 +1,385 @@
+"""Methods × seeds under one protocol: every cell is a run of its own, kept when finished, resumed when killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stillroom.data.images import ImageData
+from stillroom.data.options import DataOptions
+from stillroom.data.sources import load_data
+from stillroom.distillation.cache import cached_teacher
+from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights, environment, live_answers
+from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.networks import (
+    Normalisation,
+    cacheable,
+    is_trained,
+    live_teacher,
+    load_network,
+    new_network,
+)
+from stillroom.distillation.offline._method import Convention
+from stillroom.distillation.options import method_options
+from stillroom.distillation.training import Setting, train_alone, train_distilled
+from stillroom.errors import InputError, unknown_name
+from stillroom.files import write_text_atomic
+from stillroom.models.store import save_model
+from stillroom.reports.html import BenchReport, bench_table, write_report
+from stillroom.reports.tables import Table, markdown
+from stillroom.training.contracts import Teacher
+from stillroom.training.fabric import Device, Precision, make_fabric
+from stillroom.training.recipe import Recipe
+from stillroom.training.run import RunDirectory
+from stillroom.training.teacher import Precision as TeacherPrecision
+
+__all__ = ["ALONE", "Bench", "bench"]
+
+ALONE = "alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What all cells of a bench share."""
+
+    student: str
+    teacher: str  # trained: a run directory or NAME@WEIGHTS
+    data: DataOptions
+    recipe: Recipe
+    weights: Convention
+    temperature: float
+    teacher_normalisation: Normalisation
+    teacher_precision: TeacherPrecision
+    teacher_cache: str | None
+    method_options: Mapping[str, Mapping[str, Any]]
+    eval_every: int
+    device: Device
+    precision: Precision
+    compile: bool
+    threads: int | None
+    out: Path
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What :func:`bench` returns: the table, and what stands in ``result.json``."""
+
+    table: Table
+    result: dict[str, Any]
+    out: Path
+
+
+@dataclass
+class _Clock:
+    """Tells how far a bench is, on standard error."""
+
+    total: int
+    show: bool
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def tick(self, method: str, seed: int, cell: Mapping[str, Any]) -> None:
+        self.done += 1
+        if not self.show:
+            return
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        eta = time.strftime("%H:%M:%S", time.gmtime(left))
+        measured = f"{cell['test_accuracy']:.2f} % in {cell['seconds']:.0f} s"
+        text = f"[{self.done}/{self.total}] {method} seed {seed}: {measured}  eta {eta}"
+        print(text, file=sys.stderr, flush=True)
+
+
+def bench(
+    *,
+    methods: Sequence[str] = (ALONE, "kd", "simkd", "rld"),
+    seeds: Sequence[int] = (0, 1, 2),
+    student: str = "resnet8",
+    teacher: str = "resnet20",
+    data: str | DataOptions = "digits",
+    recipe: str | Recipe = "quick",
+    weights: Convention = "simkd",
+    temperature: float = 4.0,
+    method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    teacher_epochs: int | None = None,
+    teacher_normalisation: Normalisation = "data",
+    teacher_precision: TeacherPrecision = "32",
+    teacher_cache: str | None = None,
+    out: str | Path = "runs/bench",
+    jobs: int = 1,
+    device: Device = "auto",
+    precision: Precision = "32",
+    compile: bool = False,
+    eval_every: int | None = None,
+    show_progress: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Bench:
+    """Train the same student by several methods over several seeds and compare them.
+
+    Every method starts from the same weights and sees the same pictures in the same order for the same seed, so
+    differences are paired seed by seed. Accuracies are those of the last epoch on the test set. There is one teacher
+    for all; the spread is that of the student.
+
+    Args:
+        methods: Names of methods, see ``stillroom methods``, and alone for the student on labels only.
+        seeds: Seeds of initial weights, order, augmentation and dropout.
+        student: Network to train, as for ``stillroom distill``.
+        teacher: Network to learn from, as for ``stillroom distill``; one without weights is trained first, with seed 0.
+        data: The data set and its options.
+        recipe: Epochs, optimiser and learning rates, or the name of a preset.
+        weights: Weights of the objective's terms: the SimKD and SemCKD repositories' convention or the CRD benchmark's.
+        temperature: Temperature of the classical KD term beside a method's own.
+        method_options: Method -> its hyperparameters, where they differ from the paper's defaults.
+        teacher_epochs: Epochs of a teacher that has to be trained; the recipe's when not given.
+        teacher_normalisation: What a teacher loaded from a weights file was normalised with.
+        teacher_precision: Compute the teacher in float32 or bfloat16.
+        teacher_cache: Folder for the teacher's logits and pooled features; methods that read more than these keep
+            the live teacher. Needs data.augment none or data.views.
+        out: The run directory; each cell is a run in its ``cells`` folder.
+        jobs: Cells trained at the same time, each in a process with its share of the cores.
+        device: Where to train.
+        precision: Precision of the student's training.
+        compile: Compile the whole forward pass of the training step.
+        eval_every: Epochs between evaluations; only the last when not given.
+        show_progress: Show progress on standard error.
+        resume: Keep finished cells of the bench in ``out`` and go on; seeds and methods may be added.
+        overwrite: Replace a finished bench in ``out``.
+
+    Raises:
+        InputError: Something handed over is wrong; the message names it and the mend.
+        TrainingDivergedError: The loss of a cell became NaN or infinite.
+        OutputError: A result could not be written.
+    """
+    _check(methods, seeds, jobs, method_options or {}, weights)
+    options = DataOptions(name=data) if isinstance(data, str) else data
+    recipe = as_recipe(recipe, student)
+    config: dict[str, Any] = {
+        "methods": list(methods),
+        "seeds": list(seeds),
+        "student": student,
+        "teacher": teacher,
+        "data": asdict(options),
+        "recipe": asdict(recipe),
+        "weights": weights,
+        "temperature": temperature,
+        "method_options": {name: dict(own) for name, own in (method_options or {}).items()},
+        "teacher_epochs": teacher_epochs,
+        "teacher_normalisation": teacher_normalisation,
+        "teacher_precision": teacher_precision,
+        "teacher_cache": teacher_cache,
+        "out": str(out),
+        "jobs": jobs,
+        "device": device,
+        "precision": precision,
+        "compile": compile,
+        "eval_every": eval_every,
+    }
+    images = load_data(options)
+    run = RunDirectory.create(
+        out,
+        config,
+        overwrite=overwrite,
+        resume=resume,
+        may_change=MAY_CHANGE | {"methods", "seeds", "jobs", "teacher_cache"},
+    )
+    protocol = Protocol(
+        student=student,
+        teacher=teacher,
+        data=options,
+        recipe=recipe,
+        weights=weights,
+        temperature=temperature,
+        teacher_normalisation=teacher_normalisation,
+        teacher_precision=teacher_precision,
+        teacher_cache=teacher_cache,
+        method_options=config["method_options"],
+        eval_every=eval_every or recipe.epochs,
+        device=device,
+        precision=precision,
+        compile=compile,
+        threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
+        out=run.path,
+    )
+    if not is_trained(teacher):
+        protocol = replace(protocol, teacher=_train_teacher(protocol, images, teacher_epochs, show_progress))
+    teacher_accuracy = _teacher_accuracy(protocol, images)
+    cells: dict[str, dict[int, dict[str, Any]]] = {method: {} for method in methods}
+    wanted = [(method, seed) for seed in seeds for method in methods]
+    clock = _Clock(len(wanted), show_progress)
+    for method, seed, cell in _run_cells(protocol, wanted, jobs):
+        cells[method][seed] = cell
+        clock.tick(method, seed, cell)
+    accuracies = {method: [cells[method][seed]["test_accuracy"] / 100 for seed in seeds] for method in methods}
+    report = BenchReport(
+        title=f"{student} learning from {_short(teacher)} on {images.name}, {len(seeds)} seeds",
+        accuracies=accuracies,
+        seeds=tuple(seeds),
+        baselines=(ALONE, "kd"),
+        teacher_accuracy=teacher_accuracy,
+        config=config,
+        environment=environment(),
+        command=shlex.join(["stillroom", "bench", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
+        notes=[
+            "Accuracies are those of the last epoch on the test set; no epoch was chosen on it.",
+            "One teacher for all cells: the spread is that of the student's seeds.",
+        ],
+    )
+    table = bench_table(report)
+    result = {
+        "data": images.describe(),
+        "teacher_accuracy": 100 * teacher_accuracy,
+        "cells": {method: {str(seed): cells[method][seed] for seed in seeds} for method in methods},
+        "environment": environment(),
+        "out": str(out),
+    }
+    run.write_result(result)
+    write_text_atomic(run.path / "table.md", markdown(table) + "\n")
+    write_report(run.report, report)
+    return Bench(table, result, run.path)
+
+
+def _check(
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int,
+    own: Mapping[str, Mapping[str, Any]],
+    weights: str,
+) -> None:
+    """Refuse what would fail only in the last cell, before the first one starts."""
+    if not methods or not seeds:
+        raise InputError("a bench needs at least one method and one seed")
+    for kind, values in (("method", methods), ("seed", seeds)):
+        if len(set(values)) < len(values):
+            raise InputError(f"a {kind} is named twice: {', '.join(map(str, values))}")
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}; it must be at least 1")
+    for name in methods:
+        if name != ALONE:
+            as_weights(weights, _method(name, own))  # type: ignore[arg-type]
+    for name in own:
+        if name not in methods:
+            raise unknown_name("method in method_options", name, methods)
+
+
+def _method(name: str, own: Mapping[str, Mapping[str, Any]]) -> Any:
+    if name not in METHODS:
+        raise unknown_name("method", name, [ALONE, *METHODS])
+    try:
+        return method_class(name)(**own.get(name, {}))
+    except TypeError as error:
+        raise InputError(f"method_options of {name}: {error}") from None
+
+
+def _short(teacher: str) -> str:
+    return Path(teacher.partition("@")[0]).name
+
+
+def _train_teacher(protocol: Protocol, images: ImageData, epochs: int | None, show_progress: bool) -> str:
+    run = RunDirectory(protocol.out / "teacher")
+    if not (run.path / "model.json").is_file():
+        recipe = replace(protocol.recipe, epochs=epochs or protocol.recipe.epochs)
+        fabric = make_fabric(protocol.device, protocol.precision)
+        setting = Setting(
+            data=images, recipe=recipe, seed=0, fabric=fabric, views=protocol.data.views, resume=True,
+            compile=protocol.compile, eval_every=recipe.epochs, show_progress=show_progress,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = new_network(protocol.teacher, images)
+        trained = train_alone(network, setting, run, label="teacher")
+        save_model(run.path, trained.network.model, replace(network.card, extra={"seed": 0}))
+    return str(run.path)
+
+
+def _teacher_accuracy(protocol: Protocol, images: ImageData) -> float:
+    fabric = make_fabric(protocol.device)
+    network = load_network(protocol.teacher, images, normalisation=protocol.teacher_normalisation)
+    live, _ = live_teacher(network, images, signals=frozenset(), device=fabric.device)
+    setting = Setting(data=images, recipe=protocol.recipe, seed=0, fabric=fabric)
+    return (live_answers(live, setting) == images.test.target).float().mean().item()
+
+
+def _run_cells(
+    protocol: Protocol, wanted: Sequence[tuple[str, int]], jobs: int
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    if jobs == 1:
+        for method, seed in wanted:
+            yield method, seed, _cell(protocol, method, seed)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_cell, protocol, method, seed): (method, seed) for method, seed in wanted}
+        try:
+            for future in as_completed(futures):
+                yield *futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _cell(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:
+    """Train one method with one seed, or return what an earlier run of this cell measured."""
+    run = RunDirectory(protocol.out / "cells" / f"{name}-seed{seed}")
+    if run.result.is_file():
+        finished: dict[str, Any] = json.loads(run.result.read_text())
+        return finished
+    if protocol.threads is not None:
+        torch.set_num_threads(protocol.threads)
+    images = _images(protocol.data)
+    fabric = make_fabric(protocol.device, protocol.precision)
+    setting = Setting(
+        data=images, recipe=protocol.recipe, seed=seed, fabric=fabric, views=protocol.data.views, resume=True,
+        compile=protocol.compile, eval_every=protocol.eval_every, show_progress=False,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = new_network(protocol.student, images)
+    started = time.monotonic()
+    if name == ALONE:
+        trained = train_alone(student, setting, run, label=ALONE)
+    else:
+        method = _method(name, protocol.method_options)
+        network = load_network(protocol.teacher, images, normalisation=protocol.teacher_normalisation)
+        cached = protocol.teacher_cache is not None and method.signals <= {"pooled"}
+        signals = cacheable(network, method.signals) if cached else method.signals
+        live, classifier = live_teacher(
+            network, images, signals=signals, device=fabric.device, precision=protocol.teacher_precision
+        )
+        says: Teacher = live
+        if protocol.teacher_cache is not None and cached:
+            says = cached_teacher(live, setting, Path(protocol.teacher_cache), needs=method.signals)
+        trained = train_distilled(
+            student,
+            says,
+            method,
+            as_weights(protocol.weights, method),
+            setting,
+            run,
+            teacher_classifier=classifier,
+            temperature=protocol.temperature,
+        )
+    cell = {
+        "test_accuracy": trained.test_accuracy,
+        "best_on_holdout": trained.best_on_holdout(),
+        "seconds": time.monotonic() - started,
+        "options": {} if name == ALONE else method_options(method),
+    }
+    save_model(run.path, trained.network.model, replace(trained.network.card, extra={"method": name, "seed": seed}))
+    run.write_result(cell)
+    return cell
+
+
+@lru_cache(maxsize=1)
+def _images(options: DataOptions) -> ImageData:
+    # A process trains many cells; the data are read once.
+    return load_data(options)
