@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,25 @@ def test_pickles_are_refused_unless_allowed_and_then_still_checked(tmp_path: Pat
             load("cifar10", place)
         with pytest.raises(InputError, match=r"incomplete or damaged"):  # torchvision compares the MD5 first
             load("cifar10", place, allow_pickle=True)
+
+
+def test_allowed_pickles_give_the_pixels_of_the_binary_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary, pickled = tmp_path / "binary", tmp_path / "cifar-10-batches-py"
+    binary.mkdir()
+    pickled.mkdir()
+    write_binary10(binary)
+    for file in binary.iterdir():
+        rows = np.frombuffer(file.read_bytes(), dtype=np.uint8).reshape(-1, 3073)
+        batch = {"data": rows[:, 1:], "labels": rows[:, 0].tolist()}
+        (pickled / file.stem).write_bytes(pickle.dumps(batch))
+    (pickled / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CIFAR10)}))
+    monkeypatch.setattr(
+        "torchvision.datasets.cifar.check_integrity", lambda *_: True
+    )  # these are not the published files
+    ours, theirs = load("cifar10", binary), load("cifar10", tmp_path, allow_pickle=True)
+    for left, right in [(ours.train, theirs.train), (ours.test, theirs.test)]:
+        assert torch.equal(left.pixels, right.pixels)
+        assert torch.equal(left.target, right.target)
 
 
 def test_a_folder_without_cifar_says_what_was_looked_for(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.data.batch import Batch
 from stillroom.data.images import TensorImages
@@ -161,6 +162,31 @@ def test_loading_leaves_the_images_and_the_global_random_state_alone() -> None:
     list(EvalLoader(data, batch_size=3, mean=(0.5,), std=(0.5,)))
     assert torch.equal(data.pixels, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Operations(TorchDispatchMode):
+    """Records which tensor operations run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_costs_a_handful_of_operations_and_never_reads_a_tensor_on_the_host() -> None:
+    views = {"unfold", "unsqueeze", "detach", "alias"}
+    batches = train(images()).epoch(1)
+    next(batches)  # the first also prepares the epoch
+    with Operations() as recorded:
+        next(batches)
+    assert [name for name in recorded.names if name not in views] == [
+        "index",  # crop
+        "flip", "where",  # mirror
+        "_to_copy", "mul_", "add_",  # normalise
+    ]  # fmt: skip
 
 
 def test_a_batch_larger_than_the_set_is_refused() -> None:

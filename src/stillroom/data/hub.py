@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stillroom.data.decode import Files
 from stillroom.data.images import Source, read_encoded
 from stillroom.errors import InputError, MissingExtraError
 
@@ -32,7 +33,7 @@ class Column:
         """Return the bytes in the cell, or of the file it points to."""
         cell = self.rows[index][self.name]
         if isinstance(cell, dict):
-            cell = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+            cell = cell["bytes"] if cell["bytes"] is not None else Files((Path(cell["path"]),)).read(0)
         if not isinstance(cell, bytes):
             raise InputError(f"{self.where(index)} holds no image")
         return cell

@@ -7,7 +7,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def read_idx(file: Path, dimensions: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(body, dtype=np.uint8).reshape(sizes))
 
 
-def _read_at_most(stream: IO[bytes], count: int) -> bytearray:
+def _read_at_most(stream: BinaryIO | gzip.GzipFile, count: int) -> bytearray:
     """Read piece by piece: a damaged header may promise more than memory holds."""
     body = bytearray()
     while len(body) < count and (piece := stream.read(min(2**24, count - len(body)))):

@@ -107,15 +107,19 @@ class TrainLoader:
         return self._batches(torch.split(torch.arange(len(self.images)), self.batch_size), view)
 
     def _batches(self, order: Sequence[Tensor], view: int) -> Iterator[Batch]:
-        top, left, mirrored = self._draws(view)
-        for index, pixels, row in self._pixels(order):
-            if self.augment == "none":
-                cut = pixels[row]
-            else:
-                cut = crop(pixels, row, top[index], left[index], self.images.shape[1:])
+        if not order:
+            return
+        # Looked up for the whole epoch at once; what is left to a step are views.
+        index = torch.cat(list(order)).to(self.device)
+        sizes = [len(batch) for batch in order]
+        looked_up = (index, self._target[index], *(draw[index] for draw in self._draws(view)))
+        places, *rest = (torch.split(values, sizes) for values in looked_up)
+        steps = zip(places, *rest, self._pixels(order, places), strict=True)
+        for place, target, top, left, mirrored, (pixels, row) in steps:
+            cut = pixels[row] if self.augment == "none" else crop(pixels, row, top, left, self.images.shape[1:])
             if self.augment == "crop-flip":
-                cut = flip(cut, mirrored[index])
-            yield Batch(self._normalise(cut), self._target[index], index)
+                cut = flip(cut, mirrored)
+            yield Batch(self._normalise(cut), target, place)
 
     def _draws(self, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw every sample's window and mirroring, whether this process needs it or not."""
@@ -126,15 +130,13 @@ class TrainLoader:
         mirrored = torch.rand(count, generator=generator) < 0.5
         return top.to(self.device), left.to(self.device), mirrored.to(self.device)
 
-    def _pixels(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield for every batch its samples, images with their border, and which of those form the batch."""
+    def _pixels(self, order: Sequence[Tensor], places: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for every batch images with their border, and which of them form it."""
         if isinstance(self.images, TensorImages):
-            for index in _to_device(order, self.device):
-                yield index, self._resident, index
+            yield from ((self._resident, place) for place in places)
         else:
-            for index, pixels in zip(order, _streamed(self.images, order, self.device), strict=True):
-                row = torch.arange(len(index), device=self.device)
-                yield index.to(self.device), F.pad(pixels, (self.padding,) * 4), row
+            for pixels in _streamed(self.images, order, self.device):
+                yield F.pad(pixels, (self.padding,) * 4), torch.arange(len(pixels), device=self.device)
 
 
 class EvalLoader:
