@@ -14,7 +14,15 @@ from pathlib import Path
 import torch
 import toy
 
-KILLS = {"never": [], "first": [1], "epoch-end": [8], "after-checkpoint": [7], "mid": [14], "thrice": [5, 6, 9]}
+KILLS = {
+    "never": [],
+    "first": [1],
+    "epoch-end": [8],
+    "epoch-start": [9],
+    "after-checkpoint": [7],
+    "mid": [14],
+    "thrice": [5, 6, 9],
+}
 EVALUATION_KILL = "in-evaluation"
 
 

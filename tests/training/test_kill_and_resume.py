@@ -13,7 +13,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-KILLED = ["first", "epoch-end", "after-checkpoint", "mid", "thrice", "in-evaluation"]
+KILLED = ["first", "epoch-end", "epoch-start", "after-checkpoint", "mid", "thrice", "in-evaluation"]
 
 
 @pytest.fixture(scope="module")

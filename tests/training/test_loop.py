@@ -85,7 +85,7 @@ def test_a_smaller_last_batch_counts_by_its_samples(toy: ModuleType) -> None:
 
 def test_the_task_hears_each_epoch_and_trains_in_training_mode_after_every_evaluation(toy: ModuleType) -> None:
     modes: list[bool] = []
-    task = toy.ToyTask()
+    task = toy.ToyTask().eval()
     task.before_step = lambda step: modes.append(all(module.training for module in task.modules()))
 
     def evaluate(module: nn.Module) -> dict[str, float]:

@@ -36,6 +36,7 @@ class ToyLoader:
         return len(self.points) // (self.batch_size * self.world)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        torch.empty((), dtype=torch.int64).random_()  # as torch's DataLoader does when its iteration begins
         order = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(number))
         for step in range(start, len(self)):
             first = (step * self.world + self.rank) * self.batch_size
