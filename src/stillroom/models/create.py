@@ -136,7 +136,8 @@ def _timm(name: str, num_classes: int, in_channels: int, size: tuple[int, int]) 
     except ImportError as error:
         raise MissingExtraError("timm", "vision") from error
     if not timm.is_model(name):  # hub and local-dir names are not models of timm itself: nothing is fetched
-        raise unknown_name("timm model", name, timm.list_models())
+        hint = nearest(name, timm.list_models()) or "; timm.list_models() lists them"
+        raise InputError(f"unknown timm model {name!r}{hint}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
     fixed = timm.models.get_pretrained_cfg(name)
     if fixed is not None and fixed.fixed_input_size:
