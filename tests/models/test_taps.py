@@ -412,3 +412,14 @@ def test_a_tap_that_a_later_layer_overwrites_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2))
     with pytest.raises(InputError, match="'1' is overwritten in place"):
         user_taps(net, images(), stages=["1"])
+
+
+@pytest.mark.parametrize("duplicate", [lambda tapped: tapped, copy.deepcopy])
+def test_a_released_network_has_no_hooks_left(duplicate) -> None:  # type: ignore[no-untyped-def]
+    original = Tapped(Toy(), PATHS, ALL)
+    tapped = duplicate(original)
+    net = tapped.release()
+    assert net is tapped.model
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in net.modules())
+    if tapped is not original:
+        assert original(images()).pooled is not None

@@ -110,7 +110,6 @@ class Tapped(nn.Module):
         split = len(self.paths.stages) if "stages" in self.signals else 0
         return Signals(logits, maps[:split], maps[split:], pooled)
 
-
     def release(self) -> nn.Module:
         """Take the hooks off and return the network as it was handed over."""
         for handle in self._handles:
