@@ -268,8 +268,8 @@ def test_progress_is_one_line_an_epoch_off_a_terminal(toy: ModuleType, capsys: p
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert [line.split("  train_loss")[0] for line in lines] == [f"student  epoch {n}/3" for n in (1, 2, 3)]
-    assert all("accuracy" in line and "img/s" in line and "eta 0:0" in line for line in lines)
+    assert [line.split("  loss")[0] for line in lines] == [f"student  epoch {n}/3" for n in (1, 2, 3)]
+    assert all(" train " in line and " accuracy " in line and " img/s  eta 0:0" in line for line in lines)
 
 
 def test_tensorboard_gets_each_epoch(toy: ModuleType, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ class _Training:
         return {
             "epoch": self.epoch,
             "lr": lr,
-            **{f"train_{name}": value for name, value in means.items()},
+            **means,
             "seconds": self.seconds + seconds,
             "images_per_second": (self.sums.count - seen) * self.fabric.world_size / max(seconds, 1e-9),
         }
@@ -249,11 +249,11 @@ class _Training:
         return itertools.chain(first, batches)
 
     def _means(self, read: int, *, everywhere: bool = False) -> dict[str, float]:
-        """Read the epoch's means so far and stop when the loss is not finite."""
+        """Read the epoch's means so far, named ``train_*``, and stop when the loss is not finite."""
         means = self.sums.means(self.fabric if everywhere else None)
         if (what := not_finite(means)) is not None:
             self._diverged(f"the loss became {what} in epoch {self.epoch} (steps {read + 1} to {self.done})")
-        return means
+        return {f"train_{name}": value for name, value in means.items()}
 
     def _diverged(self, what: str) -> None:
         mend = f"lower --recipe.lr, now {self.recipe.lr:g}"

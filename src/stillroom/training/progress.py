@@ -38,11 +38,11 @@ class Progress:
 
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
+                BarColumn(bar_width=16),
                 TaskProgressColumn(),
+                TextColumn("{task.fields[numbers]}"),
                 TextColumn("eta"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"),
             )
             self.bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
             self.bar.start()
@@ -63,16 +63,13 @@ class Progress:
 
     def epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
         """Say what an epoch ended with."""
-        named = {key: value for key, value in record.items() if isinstance(value, float)}
-        rate = named.pop("images_per_second", 0.0)
-        for hidden in ("lr", "seconds"):
-            named.pop(hidden, None)
+        numbers = _numbers(record, record["images_per_second"])
         if self.bar is not None:
-            self._move(epoch, epoch * self.steps, _numbers(named, rate))
+            self._move(epoch, epoch * self.steps, numbers)
         elif self.show:
             finished = epoch * self.steps - self.done
             left = (time.monotonic() - self.started) / max(finished, 1) * (self.epochs - epoch) * self.steps
-            self._print(f"{self._epoch(epoch)}  {_numbers(named, rate)}  eta {_clock(left)}")
+            self._print(f"{self._epoch(epoch)}  {numbers}  eta {_clock(left)}")
 
     def _move(self, epoch: int, completed: int, numbers: str) -> None:
         assert self.bar is not None
@@ -87,8 +84,9 @@ class Progress:
 
 
 def _numbers(means: Mapping[str, float], rate: float) -> str:
-    parts = [f"{name} {value:.2f}%" if "accuracy" in name else f"{name} {value:.4g}" for name, value in means.items()]
-    return "  ".join([*parts, f"{rate:.0f} img/s"])
+    """Return the loss, every accuracy and the speed; the other parts are in the metrics file."""
+    accuracies = [f"{name.removesuffix('_accuracy')} {means[name]:.1f}%" for name in means if name.endswith("accuracy")]
+    return "  ".join([f"loss {means['train_loss']:.4g}", *accuracies, f"{rate:.0f} img/s"])
 
 
 def _clock(seconds: float) -> str:
