@@ -52,8 +52,9 @@ class ToyTask(nn.Module):
         generator = torch.Generator().manual_seed(0)
         hidden = [nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, CLASSES)]
         self.net = nn.Sequential(nn.Flatten(), *(hidden if noisy else [nn.Linear(2, CLASSES)]))
+        self.unused = nn.Linear(2, 2)  # as the head of a student whose method answers through another one
         with torch.no_grad():
-            for parameter in self.net.parameters():
+            for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
         self.noisy, self.before_step, self.steps = noisy, before_step, 0
         self.epochs: list[int] = []
