@@ -92,7 +92,7 @@ def print_table(
             wall - other for (wall, _), (other, _) in zip(own, times[baseline], strict=True)
         )
         print(
-            f"| {name} | {milliseconds:.3g} | {beyond:.2g} | {middle:.3f} | {low:.3f} – {high:.3f} | "
+            f"| {name} | {milliseconds:.4g} | {beyond:.2g} | {middle:.3f} | {low:.3f} – {high:.3f} | "
             f"{statistics.median(processor):.3f} | {verdict} |"
         )
     print(flush=True)

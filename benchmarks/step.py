@@ -10,7 +10,7 @@ torch chooses by itself.
 
 from __future__ import annotations
 
-from _loops import PAIRS, bare_sum, distillation, make_pair, ours, plain_kd
+from _loops import PAIRS, Pair, bare_sum, distillation, make_pair, ours, plain_kd
 from _rounds import TimedLoader, compare, environment, make_batches, print_table, rounds_parser
 
 BARE = "bare sum"
@@ -27,11 +27,11 @@ def main() -> None:
     device = environment(arguments)
     for method in arguments.method:
 
-        def pair():
+        def pair() -> Pair:
             return make_pair(arguments.pair, device)
 
-        _, _, shape, classes = pair()
-        batches = make_batches(8, shape=shape, batch=arguments.batch, classes=classes, device=device)
+        sizes = pair()
+        batches = make_batches(8, shape=sizes.shape, batch=arguments.batch, classes=sizes.classes, device=device)
         contenders = {
             BARE: bare_sum(pair(), method, batches[0], fused=True),
             "bare sum, default SGD": bare_sum(pair(), method, batches[0], fused=False),
