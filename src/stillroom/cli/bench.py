@@ -6,44 +6,45 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from stillroom.cli._job import add_help, add_job, job_arguments, prepare, yes_no
-from stillroom.cli._parser import descriptions, new_parser, parse, print_result
+from jsonargparse import ArgumentParser
+
+from stillroom.cli._help import descriptions
+from stillroom.cli._job import (
+    Group,
+    add_data_and_recipe,
+    add_networks,
+    add_output,
+    add_training,
+    job_arguments,
+    prepare,
+)
+from stillroom.cli._output import print_result, show_table
+from stillroom.cli._parser import add_config, new_parser, parse
 from stillroom.distillation.bench import bench
-from stillroom.distillation.networks import Normalisation
-from stillroom.reports.tables import print_table
-from stillroom.training.fabric import Device, Precision
-from stillroom.training.teacher import Precision as TeacherPrecision
 
 __all__ = ["build_parser", "run"]
 
+DESCRIPTION = "Compare methods over seeds: mean with 95 % confidence interval and paired differences."
 
-def build_parser(argv: Sequence[str]) -> tuple[Any, list[str]]:
+
+def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     """Return the parser and the arguments left to parse."""
     rest, early = prepare(argv)
     said = descriptions(bench)
-    parser = new_parser(
-        "bench", "Compare methods over seeds: mean with 95 % confidence interval and paired differences."
-    )
-    add_help(parser, "methods", list[str], ["alone", "kd", "simkd", "rld"], said)
-    add_help(parser, "seeds", list[int], [0, 1, 2], said)
-    add_job(parser, said, early)
-    add_help(parser, "weights", Literal["simkd", "crd"], "simkd", said)
-    add_help(parser, "temperature", float, 4.0, said)
-    add_help(parser, "method_options", dict[str, dict[str, Any]], {}, said)
-    add_help(parser, "teacher_epochs", int | None, None, said)
-    add_help(parser, "teacher_normalisation", Normalisation, "data", said)
-    add_help(parser, "teacher_precision", TeacherPrecision, "32", said)
-    add_help(parser, "teacher_cache", str | None, None, said)
-    add_help(parser, "out", str, "runs/bench", said)
-    add_help(parser, "jobs", int, 1, said)
-    add_help(parser, "device", Device, "auto", said)
-    add_help(parser, "precision", Precision, "32", said)
-    yes_no(parser, "compile", False, said["compile"])
-    add_help(parser, "eval_every", int | None, None, said)
-    parser.add_argument("--resume", action="store_true", help=said["resume"])
-    parser.add_argument("--overwrite", action="store_true", help=said["overwrite"])
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser = new_parser("bench", DESCRIPTION)
+    add_config(parser)
+    compared = Group(parser, "compared", said)
+    compared.add("methods", list[str], ["alone", "kd", "simkd", "rld"])
+    compared.add("seeds", list[int], [0, 1, 2])
+    compared.add("method_options", dict[str, dict[str, Any]], {}, "'{METHOD: {NAME: VALUE}}'")
+    compared.add("weights", Literal["simkd", "crd"], "simkd")
+    compared.add("temperature", float, 4.0)
+    add_networks(Group(parser, "networks", said))
+    add_data_and_recipe(parser, early)
+    training = Group(parser, "training", said)
+    training.add("jobs", int, 1)
+    add_training(training, None)
+    add_output(Group(parser, "output", said), "runs/bench")
     return parser, rest
 
 
@@ -51,17 +52,16 @@ def run(argv: Sequence[str]) -> int:
     """Run the bench, print the table and where the report lies."""
     parser, rest = build_parser(argv)
     options = parse(parser, rest)
-    taken = (
-        *("methods", "seeds", "weights", "temperature", "method_options", "teacher_epochs", "teacher_normalisation"),
-        *("teacher_precision", "teacher_cache", "out", "jobs", "device", "precision", "compile", "eval_every"),
-        *("resume", "overwrite"),
-    )
     done = bench(
-        **job_arguments(options), show_progress=not options.quiet, **{name: getattr(options, name) for name in taken}
+        **job_arguments(options),
+        methods=options.methods,
+        seeds=options.seeds,
+        method_options=options.method_options,
+        jobs=options.jobs,
     )
     if options.json:
         print_result(done.result)
     stream = sys.stderr if options.json else sys.stdout
-    print_table(done.table, file=stream)
+    show_table(done.table, stream)
     print(f"\nteacher: {done.result['teacher_accuracy']:.2f} %\nreport: {done.out / 'report.html'}", file=stream)
     return 0

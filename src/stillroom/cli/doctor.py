@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from stillroom import __version__
-from stillroom.cli._parser import new_parser, parse, print_result
+from stillroom.cli._output import print_result
+from stillroom.cli._parser import new_parser, parse
 
 __all__ = ["examine", "run"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -28,28 +29,45 @@ exit codes: 0 success, 1 failure, 2 usage or bad input"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0 success, 2 usage or bad input (one line), 1 failure."""
+    """Run one verb and return the exit code: 0 success, 2 usage or bad input (one line), 1 failure, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # a reader that went away shows only here
+        return code
+    except BrokenPipeError:
+        # What is still buffered would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except InputError as error:
+        return _end(arguments, error, 2)
+    except (FailureError, OSError) as error:
+        return _end(arguments, error, 1)
+    except KeyboardInterrupt:
+        return _end(arguments, "interrupted; what was written is intact, --resume continues a run", 130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        return _end(arguments, "the device has too little memory; lower --recipe.batch_size", 1)
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0 if arguments else 2
-    if arguments[0] in ("-V", "--version"):
+    verb, rest = arguments[0], arguments[1:]
+    if verb in ("-V", "--version"):
         print(f"stillroom {__version__}")
         return 0
-    verb, rest = arguments[0], arguments[1:]
-    try:
-        if verb not in VERBS:
-            raise unknown_name("verb", verb, VERBS)
-        return int(import_module(f"stillroom.cli.{verb}").run(rest))
-    except InputError as error:
-        print(f"stillroom {verb if verb in VERBS else ''}".rstrip() + f": {error}", file=sys.stderr)
-        return 2
-    except FailureError as error:
-        print(f"stillroom {verb}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stillroom {verb}: interrupted; what was written is intact, --resume continues", file=sys.stderr)
-        return 130
+    if verb not in VERBS:
+        raise unknown_name("verb", verb, VERBS)
+    return int(import_module(f"stillroom.cli.{verb}").run(rest))
+
+
+def _end(arguments: list[str], why: object, code: int) -> int:
+    name = f"stillroom {arguments[0]}" if arguments and arguments[0] in VERBS else "stillroom"
+    print(f"{name}: {' '.join(str(why).split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stillroom.cli._parser import new_parser, parse, print_result
+from stillroom.cli._output import print_result
+from stillroom.cli._parser import new_parser, parse
 from stillroom.distillation.methods import METHODS, method_class
 from stillroom.distillation.options import method_defaults
 
@@ -29,7 +30,7 @@ def describe(name: str) -> dict[str, Any]:
 
 def run(argv: Sequence[str]) -> int:
     """List all methods, or show one with its papers, defaults and ledger."""
-    parser = new_parser("methods", "List the methods with their papers, defaults and ledgers.")
+    parser = new_parser("methods", "List the methods with their papers, defaults and ledgers.", "[NAME] ")
     parser.add_argument("name", nargs="?", default=None, type=str, help="show this method in full")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     options = parse(parser, argv)
