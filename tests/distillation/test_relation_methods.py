@@ -20,7 +20,7 @@ from stillroom.distillation.offline._method import Method
 from stillroom.distillation.offline.cc import CC, CCLoss, cc_loss
 from stillroom.distillation.offline.crd import CRD, CRDLoss, crd_loss
 from stillroom.distillation.offline.hkd import HKD, HKDLoss, hkd_loss
-from stillroom.distillation.offline.pkt import PKT, PKTLoss
+from stillroom.distillation.offline.pkt import PKT, PKTLoss, pkt_loss
 from stillroom.distillation.offline.rkd import RKD, RKDLoss, rkd_angle_loss, rkd_distance_loss
 from stillroom.distillation.offline.sp import SP, SPLoss, sp_loss
 from stillroom.errors import InputError
@@ -134,6 +134,21 @@ def test_sp_ignores_the_scale_of_each_network() -> None:
     student, teacher = randn(5, 3, 4, 4), randn(5, 7, 2, 2, seed=1)
     torch.testing.assert_close(sp_loss(student, teacher), sp_loss(3 * student, 0.1 * teacher))
     assert sp_loss(student, 2 * student) < 1e-20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pkt_of_opposite_samples_is_finite_however_their_cosine_rounds(dtype: torch.dtype) -> None:
+    below = 0
+    for seed in range(60):
+        features = 100 * randn(1, 40 + seed, seed=seed, dtype=dtype)
+        student = torch.cat((features, -features)).requires_grad_()
+        unit = student.detach() / student.detach().norm(dim=1, keepdim=True)
+        below += int((unit[0] @ unit[1]) < -1)
+        loss = pkt_loss(student, randn(2, 3, seed=seed, dtype=dtype))
+        loss.backward()
+        assert loss.isfinite()
+        assert student.grad.isfinite().all()
+    assert below, "no cosine below -1 among these samples: the test shows nothing"
 
 
 def test_rkd_relations_are_those_of_explicit_loops() -> None:
@@ -380,6 +395,17 @@ def test_crd_stays_finite_where_exponentials_overflow() -> None:
 
 
 # -- HKD ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_samples_of_equal_predictions_are_equally_near_to_all_others(dtype: torch.dtype) -> None:
+    for seed in range(40):
+        logits = randn(9 + seed, 5 + 3 * seed, seed=seed, dtype=dtype)
+        last = len(logits) - 1  # where a blocked matrix product rounds by another path
+        logits[last] = logits[2]
+        order = prediction_neighbours(logits, knn=len(logits)).tolist()
+        others = [row for position, row in enumerate(order) if position not in (2, last)]
+        assert all(row.index(last) == row.index(2) + 1 for row in others)
 
 
 def test_neighbours_start_with_the_sample_and_break_ties_by_position() -> None:

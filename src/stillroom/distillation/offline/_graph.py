@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from stillroom.distillation.offline._memory import UnitLinear
 from stillroom.losses.checks import full_precision
-from stillroom.losses.pairwise import gram
 
 __all__ = ["GraphLayer", "prediction_neighbours"]
 
@@ -34,7 +33,9 @@ def prediction_neighbours(logits: Tensor, *, knn: int = 8) -> Tensor:
     """
     prediction = full_precision(logits).softmax(dim=1)
     length = prediction.norm(dim=1)
-    distance = 1.0 - gram(prediction) / (length[:, None] * length).clamp_min(1e-7)
+    # Not a matrix product: its blocks round equal rows differently, and equal predictions would no longer be ties.
+    inner = (prediction[:, None] * prediction).sum(dim=2)
+    distance = 1.0 - inner / (length[:, None] * length).clamp_min(1e-7)
     distance = distance.masked_fill(torch.eye(len(logits), dtype=torch.bool, device=logits.device), -1.0)
     order: Tensor = distance.sort(dim=1, stable=True).indices
     return order[:, :knn]

@@ -20,6 +20,7 @@ def _neighbour_probabilities(features: Tensor, eps: float) -> Tensor:
     """Return ``(cos(x_a, x_b) + 1) / 2`` with every row scaled to sum 1, [B, B]."""
     flat = full_precision(features.flatten(1))
     similar = (gram(flat / (flat.norm(dim=1, keepdim=True) + eps)) + 1.0) / 2.0
+    similar = similar.clamp_min(0.0)  # rounding puts the cosine of opposite vectors below -1, whose logarithm is NaN
     return similar / similar.sum(dim=1, keepdim=True)
 
 
