@@ -21,7 +21,7 @@ def print_result(result: Mapping[str, Any]) -> None:
 
 def show_table(table: Table, stream: TextIO) -> None:
     """Print a table with its units under the headings, so that it fits 80 columns."""
-    columns = [Column(column.title.replace(" [", "\n[").replace(", ", ",\n"), column.spec) for column in table.columns]
+    columns = [Column(column.title.replace(" [", "\n["), column.spec) for column in table.columns]
     print_table(Table(columns, table.rows), file=stream)
 
 

@@ -71,7 +71,7 @@ class TrainLoader:
         if len(images) < batch_size * world_size:
             share = f" on each of {world_size} processes" if world_size > 1 else ""
             raise InputError(
-                f"{len(images)} training images do not fill a batch of {batch_size}{share}; lower --batch_size"
+                f"{len(images)} training images do not fill a batch of {batch_size}{share}; lower --recipe.batch_size"
             )
         self.images = images
         self.batch_size = batch_size

@@ -2,74 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from stillroom.data.images import ImageData
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
-from stillroom.distillation.cache import cached_teacher
-from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights, environment, live_answers
-from stillroom.distillation.methods import METHODS, method_class
-from stillroom.distillation.networks import (
-    Normalisation,
-    cacheable,
-    is_trained,
-    live_teacher,
-    load_network,
-    new_network,
+from stillroom.distillation.cells import (
+    ALONE,
+    Protocol,
+    bench_method,
+    kept_cells,
+    rehearse_all,
+    run_cells,
+    teacher_accuracy,
+    train_teacher,
 )
+from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights, environment
+from stillroom.distillation.networks import Normalisation, is_trained
 from stillroom.distillation.offline._method import Convention
-from stillroom.distillation.options import method_options
-from stillroom.distillation.training import Setting, train_alone, train_distilled
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import write_text_atomic
-from stillroom.models.store import save_model
 from stillroom.reports.html import BenchReport, bench_table, write_report
 from stillroom.reports.tables import Table, markdown
-from stillroom.training.contracts import Teacher
-from stillroom.training.fabric import Device, Precision, make_fabric
+from stillroom.training.fabric import Device, Precision
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import Precision as TeacherPrecision
 
 __all__ = ["ALONE", "Bench", "bench"]
-
-ALONE = "alone"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What all cells of a bench share."""
-
-    student: str
-    teacher: str  # trained: a run directory or NAME@WEIGHTS
-    data: DataOptions
-    recipe: Recipe
-    weights: Convention
-    temperature: float
-    teacher_normalisation: Normalisation
-    teacher_precision: TeacherPrecision
-    teacher_cache: str | None
-    method_options: Mapping[str, Mapping[str, Any]]
-    eval_every: int
-    device: Device
-    precision: Precision
-    compile: bool
-    threads: int | None
-    out: Path
 
 
 @dataclass(frozen=True)
@@ -92,13 +58,15 @@ class _Clock:
 
     def tick(self, method: str, seed: int, cell: Mapping[str, Any]) -> None:
         self.done += 1
-        if not self.show:
-            return
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         eta = time.strftime("%H:%M:%S", time.gmtime(left))
         measured = f"{cell['test_accuracy']:.2f} % in {cell['seconds']:.0f} s"
         text = f"[{self.done}/{self.total}] {method} seed {seed}: {measured}  eta {eta}"
-        print(text, file=sys.stderr, flush=True)
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        if self.show:
+            print(text, file=sys.stderr, flush=True)
 
 
 def bench(
@@ -187,13 +155,6 @@ def bench(
         "eval_every": eval_every,
     }
     images = load_data(options)
-    run = RunDirectory.create(
-        out,
-        config,
-        overwrite=overwrite,
-        resume=resume,
-        may_change=MAY_CHANGE | {"methods", "seeds", "jobs", "teacher_cache"},
-    )
     protocol = Protocol(
         student=student,
         teacher=teacher,
@@ -210,15 +171,27 @@ def bench(
         precision=precision,
         compile=compile,
         threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
-        out=run.path,
+        out=Path(out),
+    )
+    rehearse_all(protocol, images, methods)
+    run = RunDirectory.create(
+        out,
+        config,
+        overwrite=overwrite,
+        resume=resume,
+        may_change=MAY_CHANGE | {"methods", "seeds", "jobs", "teacher_cache"},
     )
     if not is_trained(teacher):
-        protocol = replace(protocol, teacher=_train_teacher(protocol, images, teacher_epochs, show_progress))
-    teacher_accuracy = _teacher_accuracy(protocol, images)
+        protocol = replace(protocol, teacher=train_teacher(protocol, images, teacher_epochs, show_progress))
+    reached = teacher_accuracy(protocol, images)
     cells: dict[str, dict[int, dict[str, Any]]] = {method: {} for method in methods}
     wanted = [(method, seed) for seed in seeds for method in methods]
-    clock = _Clock(len(wanted), show_progress)
-    for method, seed, cell in _run_cells(protocol, wanted, jobs):
+    for method, seed, cell in kept_cells(protocol, wanted):
+        cells[method][seed] = cell
+    missing = [(method, seed) for method, seed in wanted if seed not in cells[method]]
+    clock = _Clock(len(missing), show_progress)
+    clock.say(f"{len(wanted)} cells, of which {len(wanted) - len(missing)} are done already")
+    for method, seed, cell in run_cells(protocol, missing, jobs):
         cells[method][seed] = cell
         clock.tick(method, seed, cell)
     accuracies = {method: [cells[method][seed]["test_accuracy"] / 100 for seed in seeds] for method in methods}
@@ -227,7 +200,7 @@ def bench(
         accuracies=accuracies,
         seeds=tuple(seeds),
         baselines=(ALONE, "kd"),
-        teacher_accuracy=teacher_accuracy,
+        teacher_accuracy=reached,
         config=config,
         environment=environment(),
         command=shlex.join(["stillroom", "bench", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
@@ -239,7 +212,7 @@ def bench(
     table = bench_table(report)
     result = {
         "data": images.describe(),
-        "teacher_accuracy": 100 * teacher_accuracy,
+        "teacher_accuracy": 100 * reached,
         "cells": {method: {str(seed): cells[method][seed] for seed in seeds} for method in methods},
         "environment": environment(),
         "out": str(out),
@@ -267,119 +240,11 @@ def _check(
         raise InputError(f"jobs is {jobs}; it must be at least 1")
     for name in methods:
         if name != ALONE:
-            as_weights(weights, _method(name, own))  # type: ignore[arg-type]
+            as_weights(weights, bench_method(name, own))  # type: ignore[arg-type]
     for name in own:
         if name not in methods:
             raise unknown_name("method in method_options", name, methods)
 
 
-def _method(name: str, own: Mapping[str, Mapping[str, Any]]) -> Any:
-    if name not in METHODS:
-        raise unknown_name("method", name, [ALONE, *METHODS])
-    try:
-        return method_class(name)(**own.get(name, {}))
-    except TypeError as error:
-        raise InputError(f"method_options of {name}: {error}") from None
-
-
 def _short(teacher: str) -> str:
     return Path(teacher.partition("@")[0]).name
-
-
-def _train_teacher(protocol: Protocol, images: ImageData, epochs: int | None, show_progress: bool) -> str:
-    run = RunDirectory(protocol.out / "teacher")
-    if not (run.path / "model.json").is_file():
-        recipe = replace(protocol.recipe, epochs=epochs or protocol.recipe.epochs)
-        fabric = make_fabric(protocol.device, protocol.precision)
-        setting = Setting(
-            data=images, recipe=recipe, seed=0, fabric=fabric, views=protocol.data.views, resume=True,
-            compile=protocol.compile, eval_every=recipe.epochs, show_progress=show_progress,
-        )  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = new_network(protocol.teacher, images)
-        trained = train_alone(network, setting, run, label="teacher")
-        save_model(run.path, trained.network.model, replace(network.card, extra={"seed": 0}))
-    return str(run.path)
-
-
-def _teacher_accuracy(protocol: Protocol, images: ImageData) -> float:
-    fabric = make_fabric(protocol.device)
-    network = load_network(protocol.teacher, images, normalisation=protocol.teacher_normalisation)
-    live, _ = live_teacher(network, images, signals=frozenset(), device=fabric.device)
-    setting = Setting(data=images, recipe=protocol.recipe, seed=0, fabric=fabric)
-    return (live_answers(live, setting) == images.test.target).float().mean().item()
-
-
-def _run_cells(
-    protocol: Protocol, wanted: Sequence[tuple[str, int]], jobs: int
-) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    if jobs == 1:
-        for method, seed in wanted:
-            yield method, seed, _cell(protocol, method, seed)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_cell, protocol, method, seed): (method, seed) for method, seed in wanted}
-        try:
-            for future in as_completed(futures):
-                yield *futures[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _cell(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:
-    """Train one method with one seed, or return what an earlier run of this cell measured."""
-    run = RunDirectory(protocol.out / "cells" / f"{name}-seed{seed}")
-    if run.result.is_file():
-        finished: dict[str, Any] = json.loads(run.result.read_text())
-        return finished
-    if protocol.threads is not None:
-        torch.set_num_threads(protocol.threads)
-    images = _images(protocol.data)
-    fabric = make_fabric(protocol.device, protocol.precision)
-    setting = Setting(
-        data=images, recipe=protocol.recipe, seed=seed, fabric=fabric, views=protocol.data.views, resume=True,
-        compile=protocol.compile, eval_every=protocol.eval_every, show_progress=False,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        student = new_network(protocol.student, images)
-    started = time.monotonic()
-    if name == ALONE:
-        trained = train_alone(student, setting, run, label=ALONE)
-    else:
-        method = _method(name, protocol.method_options)
-        network = load_network(protocol.teacher, images, normalisation=protocol.teacher_normalisation)
-        cached = protocol.teacher_cache is not None and method.signals <= {"pooled"}
-        signals = cacheable(network, method.signals) if cached else method.signals
-        live, classifier = live_teacher(
-            network, images, signals=signals, device=fabric.device, precision=protocol.teacher_precision
-        )
-        says: Teacher = live
-        if protocol.teacher_cache is not None and cached:
-            says = cached_teacher(live, setting, Path(protocol.teacher_cache), needs=method.signals)
-        trained = train_distilled(
-            student,
-            says,
-            method,
-            as_weights(protocol.weights, method),
-            setting,
-            run,
-            teacher_classifier=classifier,
-            temperature=protocol.temperature,
-        )
-    cell = {
-        "test_accuracy": trained.test_accuracy,
-        "best_on_holdout": trained.best_on_holdout(),
-        "seconds": time.monotonic() - started,
-        "options": {} if name == ALONE else method_options(method),
-    }
-    save_model(run.path, trained.network.model, replace(trained.network.card, extra={"method": name, "seed": seed}))
-    run.write_result(cell)
-    return cell
-
-
-@lru_cache(maxsize=1)
-def _images(options: DataOptions) -> ImageData:
-    # A process trains many cells; the data are read once.
-    return load_data(options)

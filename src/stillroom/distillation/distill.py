@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,11 @@ from stillroom.distillation.networks import (
     live_teacher,
     load_network,
     new_network,
+    twin,
 )
 from stillroom.distillation.offline._method import Convention, Method, Weights
 from stillroom.distillation.options import method_options
-from stillroom.distillation.training import Setting, Trained, train_alone, train_distilled
+from stillroom.distillation.training import Setting, Trained, rehearse, train_alone, train_distilled
 from stillroom.errors import InputError, unknown_name
 from stillroom.models.cost import measure
 from stillroom.models.store import save_model
@@ -172,9 +172,15 @@ def distill(
         # Networks are created before anything is written: a wrong name leaves no half-made run behind.
         torch.manual_seed(seed)
         pupil = new_network(student, images, taps=student_taps)
-        twin = _twin(pupil)
+        alike = twin(pupil)  # the student alone starts from the very weights the distilled one starts from
         master, trained_before = _teacher(teacher, images, teacher_taps, teacher_normalisation)
-    run = RunDirectory.create(out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE, fabric=fabric)
+    signals = chosen.signals if teacher_cache is None else cacheable(master, chosen.signals)
+
+    def ask(network: Network) -> tuple[LiveTeacher, nn.Linear | None]:
+        return live_teacher(
+            network, images, signals=signals, device=fabric.device, precision=teacher_precision, label_map=label_map
+        )
+
     setting = Setting(
         data=images,
         recipe=recipe,
@@ -188,22 +194,22 @@ def distill(
         show_progress=show_progress,
         tensorboard=tensorboard,
     )
+    live, classifier = ask(master if trained_before else twin(master))
+    rehearse(pupil, live, chosen, objective, setting, teacher_classifier=classifier, cached=teacher_cache is not None)
+    run = RunDirectory.create(out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE, fabric=fabric)
     histories: dict[str, list[dict[str, Any]]] = {}
     if not trained_before:
         longer = replace(recipe, epochs=teacher_epochs or recipe.epochs)
         trained = train_alone(master, replace(setting, recipe=longer), run.part("teacher"), label="teacher")
         master, histories[TEACHER] = trained.network, trained.history
         _save(trained.network, run.part("teacher"), {"seed": seed})
-    signals = chosen.signals if teacher_cache is None else cacheable(master, chosen.signals)
-    live, classifier = live_teacher(
-        master, images, signals=signals, device=fabric.device, precision=teacher_precision, label_map=label_map
-    )
+        live, classifier = ask(master)
     says: Teacher = live
     if teacher_cache is not None:
         says = cached_teacher(live, setting, Path(teacher_cache), needs=chosen.signals)
     alone: Trained | None = None
     if baseline:
-        alone = train_alone(twin, setting, run.part("alone"), label="student alone")
+        alone = train_alone(alike, setting, run.part("alone"), label="student alone")
         histories[ALONE] = alone.history
     distilled = train_distilled(
         pupil, says, chosen, objective, setting, run, teacher_classifier=classifier, temperature=temperature
@@ -307,11 +313,6 @@ def live_answers(teacher: LiveTeacher, setting: Setting) -> Tensor:
 
 def _name(spec: str | nn.Module) -> str:
     return spec if isinstance(spec, str) else type(spec).__qualname__
-
-
-def _twin(network: Network) -> Network:
-    # The student alone starts from the very weights the distilled one starts from.
-    return replace(network, model=copy.deepcopy(network.model))
 
 
 def _teacher(

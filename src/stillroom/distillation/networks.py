@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,10 @@ from stillroom.models.taps import Tapped, find_taps, user_taps
 from stillroom.models.weights import classes_in_weights
 from stillroom.training.teacher import LiveTeacher, Precision, match_classes, renormalisation, select_classes
 
-__all__ = ["Network", "Normalisation", "cacheable", "is_trained", "live_teacher", "load_network", "new_network", "tap"]
+__all__ = [
+    *("Network", "Normalisation", "cacheable", "is_trained", "live_teacher", "load_network", "new_network", "tap"),
+    "twin",
+]
 
 Normalisation = Literal["data", "imagenet", "half"]
 
@@ -52,7 +56,8 @@ class Network:
 
 def is_trained(spec: str) -> bool:
     """Say whether a specification comes with weights: ``NAME@FILE``, a run directory or its ``model.json``."""
-    return "@" in spec or Path(spec).is_dir() or spec.endswith("model.json")
+    is_path = "/" in spec and ":" not in spec
+    return "@" in spec or is_path or Path(spec).is_dir() or spec.endswith("model.json")
 
 
 def new_network(spec: str | nn.Module, data: ImageData, *, taps: Sequence[str] = ()) -> Network:
@@ -98,6 +103,11 @@ def load_network(
     model = create_model(parsed, num_classes=num_classes, in_channels=data.shape[0], image_size=data.shape[1:])
     card = _card(parsed.architecture, data.classes, data, normalisation)
     return Network(_quick(model.eval()), _taps(model, data.shape, taps), card)
+
+
+def twin(network: Network) -> Network:
+    """Return a copy that shares no weight with the network."""
+    return replace(network, model=copy.deepcopy(network.model))
 
 
 def tap(network: Network, signals: frozenset[str]) -> Tapped:

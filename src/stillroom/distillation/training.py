@@ -22,11 +22,12 @@ from stillroom.training.loop import fit
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.supervised import Supervised
+from stillroom.training.teacher_cache import cacheable_views, check_cacheable
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Setting", "Trained", "train_alone", "train_distilled"]
+__all__ = ["Setting", "Trained", "rehearse", "train_alone", "train_distilled"]
 
 EVALUATION_BATCH = 250
 
@@ -135,6 +136,28 @@ def train_alone(network: Network, setting: Setting, run: RunDirectory, *, label:
     return Trained(replace(network, model=network.model.eval()), history)
 
 
+def rehearse(
+    student: Network,
+    teacher: Teacher,
+    method: Method,
+    weights: Weights,
+    setting: Setting,
+    *,
+    teacher_classifier: nn.Linear | None,
+    cached: bool,
+) -> None:
+    """Refuse a pair, a batch size or a teacher cache that cannot work, before anything is trained or written.
+
+    Raises:
+        InputError: The method cannot work for this pair, or its teacher cannot be cached.
+    """
+    if cached:
+        cacheable_views(setting.views, setting.data.augment)
+        check_cacheable(method.signals)
+    copied = replace(student, model=copy.deepcopy(student.model))
+    _task(copied, teacher, method, weights, setting, setting.train_loader(), teacher_classifier)
+
+
 def train_distilled(
     student: Network,
     teacher: Teacher,
@@ -151,12 +174,26 @@ def train_distilled(
     Raises:
         InputError: The method cannot work for this pair.
     """
-    device = setting.fabric.device
     loader = setting.train_loader()
+    task = _task(student, teacher, method, weights, setting, loader, teacher_classifier, temperature)
+    history = _fit(task, setting, loader, run, f"student, {method.card.name}")
+    return Trained(_deployed(task, student), history)
+
+
+def _task(
+    student: Network,
+    teacher: Teacher,
+    method: Method,
+    weights: Weights,
+    setting: Setting,
+    loader: TrainLoader,
+    teacher_classifier: nn.Linear | None,
+    temperature: float = 4.0,
+) -> OfflineTask:
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed)  # adapters start alike wherever they are built
-        task = OfflineTask.build(
-            tap(student, method.signals).to(device),
+        return OfflineTask.build(
+            tap(student, method.signals).to(setting.fabric.device),
             teacher,
             copy.deepcopy(method),
             weights,
@@ -167,8 +204,6 @@ def train_distilled(
             seed=setting.seed,
             temperature=temperature,
         )
-    history = _fit(task, setting, loader, run, f"student, {method.card.name}")
-    return Trained(_deployed(task, student), history)
 
 
 def _deployed(task: OfflineTask, student: Network) -> Network:

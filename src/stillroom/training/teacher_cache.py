@@ -19,7 +19,7 @@ from stillroom.files import output_errors, write_json_atomic
 from stillroom.models.signals import Signals
 from stillroom.training.teacher import LiveTeacher
 
-__all__ = ["CachedTeacher", "build_cache", "cache_key", "cacheable_views"]
+__all__ = ["CachedTeacher", "build_cache", "cache_key", "cacheable_views", "check_cacheable"]
 
 RESIDENT_BYTES = 2**30  # a cache up to this size moves to the training device; larger ones stay on disk
 
@@ -46,11 +46,7 @@ class CachedTeacher:
         if about is None:
             raise InputError(f"there is no complete teacher cache in {directory}")
         needs = frozenset(needs)
-        if absent := sorted(needs - {"pooled"}):
-            raise InputError(
-                f"this method reads the teacher's {' and '.join(absent)}, and the cache holds logits and pooled "
-                "features only; use a live teacher"
-            )
+        check_cacheable(needs)
         if "pooled" in needs and not about["pooled"]:
             raise InputError(
                 "this method reads the teacher's pooled features, and the teacher gave none when the cache was built; "
@@ -85,6 +81,19 @@ class CachedTeacher:
         """Return what the teacher said about the samples ``batch.index``; pictures are not looked at."""
         pooled = None if self._view_pooled is None else _look_up(self._view_pooled, batch.index)
         return Signals(_look_up(self._view_logits, batch.index), pooled=pooled)
+
+
+def check_cacheable(needs: Iterable[str]) -> None:
+    """Refuse signals that no cache holds.
+
+    Raises:
+        InputError: Something else than logits and pooled features is read.
+    """
+    if absent := sorted(frozenset(needs) - {"pooled"}):
+        raise InputError(
+            f"this method reads the teacher's {' and '.join(absent)}, and the cache holds logits and pooled "
+            "features only; use a live teacher"
+        )
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
