@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stillroom.cli._output import print_result
 from stillroom.cli._parser import new_parser, parse
@@ -47,11 +48,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _list(methods: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "year", "venue", "standing", "what it transfers"):
+    for column in ("method", "year", "standing", "what it transfers"):
         table.add_column(column, no_wrap=column != "what it transfers")
     for method in methods:
-        paper = method["papers"][0]
-        table.add_row(method["name"], str(paper["year"]), paper["venue"], method["standing"], method["summary"])
+        table.add_row(method["name"], str(method["papers"][0]["year"]), method["standing"], method["summary"])
     console = Console()
     console.print(table)
     console.print("\nstillroom methods NAME shows one in full: papers, defaults, weights and ledger.", style="dim")
@@ -80,8 +80,8 @@ def _show(method: dict[str, Any]) -> None:
     if method["ledger"]:
         console.print("\nledger: where the released code and the paper differ")
     for quirk in method["ledger"]:
-        console.print(f"  paper    {quirk['paper']}\n  code     {quirk['code']}", markup=False)
-        console.print(
-            f"  default  {quirk['default']}" + (f"; {quirk['option']}" if quirk["option"] else ""), markup=False
-        )
-        console.print()
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        default = quirk["default"] + (f"; {quirk['option']}" if quirk["option"] else "")
+        for word, text in (("paper", quirk["paper"]), ("code", quirk["code"]), ("default", default)):
+            grid.add_row("", word, Text(text))
+        console.print(grid, "")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress"]
 
+_BAR = 16
+_WIDE = 110  # columns of a terminal that has room for a bar beside the numbers
 _LONG_SILENCE = 60.0  # seconds after which a line comes between epochs where there is no terminal
 
 
@@ -29,6 +31,7 @@ class Progress:
     def __init__(self, label: str, epochs: int, steps: int, *, done: int = 0, show: bool = True) -> None:
         self.label, self.epochs, self.steps, self.done, self.show = label, epochs, steps, done, show
         self.bar: Bar | None = None
+        self.room = 0  # characters for description and numbers
         self.started = self.spoken = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -36,15 +39,18 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+            console = Console(stderr=True)
+            wide = console.width >= _WIDE
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
+                *((BarColumn(bar_width=_BAR),) if wide else ()),
                 TaskProgressColumn(),
                 TextColumn("{task.fields[numbers]}"),
                 TextColumn("eta"),
                 TimeRemainingColumn(),
             )
-            self.bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
+            self.room = console.width - len(" 100%  eta 00:00:00 ") - (_BAR + 1 if wide else 0)
+            self.bar = Progress(*columns, console=console, refresh_per_second=2)
             self.bar.start()
             description = f"{self.label}  {self.epochs} epochs"
             self.bar.add_task(description, total=self.epochs * self.steps, completed=self.done, numbers="starting")
@@ -73,7 +79,10 @@ class Progress:
 
     def _move(self, epoch: int, completed: int, numbers: str) -> None:
         assert self.bar is not None
-        self.bar.update(self.bar.task_ids[0], completed=completed, description=self._epoch(epoch), numbers=numbers)
+        description = self._epoch(epoch)
+        while len(description) + len(numbers) > self.room and "  " in numbers:  # the last ones matter least
+            numbers = numbers.rpartition("  ")[0]
+        self.bar.update(self.bar.task_ids[0], completed=completed, description=description, numbers=numbers)
 
     def _epoch(self, epoch: int) -> str:
         return f"{self.label}  epoch {epoch}/{self.epochs}".strip()
