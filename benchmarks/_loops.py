@@ -128,10 +128,10 @@ def bare_sum(pair: Pair, method: str, sample: Batch, *, fused: bool) -> Contende
         def forward(images: Tensor) -> Tensor:
             return projector(student.forward_features(images))
 
-    optimizer = sgd(trained, fused=fused)
     gradient = torch.randn_like(forward(sample.images).detach()).div_(sample.images.shape[0])
 
     def run(loader: TimedLoader) -> None:
+        optimizer = sgd(trained, fused=fused)  # a new one each round, as in every call of fit
         for batch in loader.epoch():
             with torch.no_grad():
                 teacher(batch.images)
@@ -145,9 +145,9 @@ def bare_sum(pair: Pair, method: str, sample: Batch, *, fused: bool) -> Contende
 def plain_kd(pair: Pair, *, fused: bool) -> Contender:
     """Return KD as a short loop of one's own: the bare sum with the loss that it is for, and nothing else."""
     teacher, student = pair.teacher.eval().requires_grad_(False), pair.student.train()
-    optimizer = sgd(student.parameters(), fused=fused)
 
     def run(loader: TimedLoader) -> None:
+        optimizer = sgd(student.parameters(), fused=fused)
         for images, target, _ in loader.epoch():
             with torch.no_grad():
                 answer = teacher(images)

@@ -111,11 +111,11 @@ def kd_lib(pair: Pair, device: torch.device) -> Contender:
     sys.modules.setdefault("KD_Lib.KD.text", text)
     from KD_Lib.KD import VanillaKD
 
-    optimizer = sgd(pair.student.parameters())
     unwritten = str(Path(tempfile.gettempdir()) / "student.pt")  # its folder is created even if nothing is saved
 
     def run(loader: TimedLoader) -> None:
         one = TimedLoader(loader.batches, warm_up=0, steps=1)
+        optimizer = sgd(pair.student.parameters())
         distiller = VanillaKD(
             pair.teacher, pair.student, _Pairs(loader), _Pairs(one), None, optimizer, device=device.type
         )
@@ -159,13 +159,13 @@ def crd_style(pair: Pair, device: torch.device) -> Contender:
     top-1 and top-5 accuracy are read on the host at every step and kept in meters; the optimiser is torch's default.
     """
     teacher, student = pair.teacher.eval(), pair.student.train()
-    optimizer = sgd(student.parameters())
 
     def soft_loss(logits: Tensor, answer: Tensor) -> Tensor:
         log_p, q = F.log_softmax(logits / TEMPERATURE, dim=1), F.softmax(answer / TEMPERATURE, dim=1)
         return F.kl_div(log_p, q, reduction="sum") * TEMPERATURE**2 / logits.shape[0]
 
     def run(loader: TimedLoader) -> None:
+        optimizer = sgd(student.parameters())
         meters = {name: _Meter() for name in ("batch_time", "data_time", "loss", "top1", "top5")}
         end = time.time()
         for images, target, _ in loader.epoch():
