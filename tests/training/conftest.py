@@ -11,6 +11,8 @@ import pytest
 
 HERE = Path(__file__).parent
 
+collect_ignore_glob = ["*_driver.py"]  # scripts of processes of their own; the search for doctests would import them
+
 
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:

@@ -20,11 +20,11 @@ from stillroom.distillation.cells import (
     kept_cells,
     rehearse_all,
     run_cells,
-    teacher_accuracy,
     train_teacher,
 )
 from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights, environment
-from stillroom.distillation.networks import Normalisation, is_trained
+from stillroom.distillation.evaluate import evaluate
+from stillroom.distillation.networks import Normalisation, inputs, to_be_trained
 from stillroom.distillation.offline._method import Convention
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import write_text_atomic
@@ -81,9 +81,10 @@ def bench(
     temperature: float = 4.0,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
     teacher_epochs: int | None = None,
-    teacher_normalisation: Normalisation = "data",
+    teacher_normalisation: Normalisation = "auto",
     teacher_precision: TeacherPrecision = "32",
     teacher_cache: str | None = None,
+    label_map: Mapping[str, str] | None = None,
     out: str | Path = "runs/bench",
     jobs: int = 1,
     device: Device = "auto",
@@ -110,11 +111,14 @@ def bench(
         weights: Weights of the objective's terms: the SimKD and SemCKD repositories' convention or the CRD benchmark's.
         temperature: Temperature of the classical KD term beside a method's own.
         method_options: Method -> its hyperparameters, where they differ from the paper's defaults.
-        teacher_epochs: Epochs of a teacher that has to be trained; the recipe's when not given.
-        teacher_normalisation: What a teacher loaded from a weights file was normalised with.
+        teacher_epochs: Epochs of a teacher that has to be trained; the recipe's when not given. With weights given,
+            the teacher starts from them and adapts to the data for so many epochs.
+        teacher_normalisation: What a teacher loaded from weights was normalised with; auto is what published weights
+            say, else the data's. A run directory knows its own.
         teacher_precision: Compute the teacher in float32 or bfloat16.
         teacher_cache: Folder for the teacher's logits and pooled features; methods that read more than these keep
             the live teacher. Needs data.augment none or data.views.
+        label_map: Student class name -> teacher class name, where they differ.
         out: The run directory; each cell is a run in its ``cells`` folder.
         jobs: Cells trained at the same time, each in a process with its share of the cores.
         device: Where to train.
@@ -147,6 +151,7 @@ def bench(
         "teacher_normalisation": teacher_normalisation,
         "teacher_precision": teacher_precision,
         "teacher_cache": teacher_cache,
+        "label_map": None if label_map is None else dict(label_map),
         "out": str(out),
         "jobs": jobs,
         "device": device,
@@ -165,25 +170,29 @@ def bench(
         teacher_normalisation=teacher_normalisation,
         teacher_precision=teacher_precision,
         teacher_cache=teacher_cache,
+        label_map=label_map,
         method_options=config["method_options"],
-        eval_every=eval_every or recipe.epochs,
+        eval_every=recipe.epochs if eval_every is None else eval_every,
         device=device,
         precision=precision,
         compile=compile,
         threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
         out=Path(out),
     )
-    rehearse_all(protocol, images, methods)
+    rehearse_all(protocol, images, methods, teacher_epochs)
     run = RunDirectory.create(
         out,
         config,
         overwrite=overwrite,
         resume=resume,
+        keep=inputs(student, teacher),
         may_change=MAY_CHANGE | {"methods", "seeds", "jobs", "teacher_cache"},
     )
-    if not is_trained(teacher):
+    if to_be_trained(teacher, teacher_epochs):
         protocol = replace(protocol, teacher=train_teacher(protocol, images, teacher_epochs, show_progress))
-    reached = teacher_accuracy(protocol, images)
+    reached = evaluate(
+        protocol.teacher, images, teacher_normalisation, label_map=label_map, precision=teacher_precision, device=device
+    )["accuracy"]
     cells: dict[str, dict[int, dict[str, Any]]] = {method: {} for method in methods}
     wanted = [(method, seed) for seed in seeds for method in methods]
     for method, seed, cell in kept_cells(protocol, wanted):
@@ -200,7 +209,7 @@ def bench(
         accuracies=accuracies,
         seeds=tuple(seeds),
         baselines=(ALONE, "kd"),
-        teacher_accuracy=reached,
+        teacher_accuracy=reached / 100,
         config=config,
         environment=environment(),
         command=shlex.join(["stillroom", "bench", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
@@ -212,7 +221,7 @@ def bench(
     table = bench_table(report)
     result = {
         "data": images.describe(),
-        "teacher_accuracy": 100 * reached,
+        "teacher_accuracy": reached,
         "cells": {method: {str(seed): cells[method][seed] for seed in seeds} for method in methods},
         "environment": environment(),
         "out": str(out),
@@ -236,6 +245,8 @@ def _check(
     for kind, values in (("method", methods), ("seed", seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"a {kind} is named twice: {', '.join(map(str, values))}")
+    if min(seeds) < 0:
+        raise InputError(f"seed {min(seeds)} is negative; seeds must be at least 0")
     if jobs < 1:
         raise InputError(f"jobs is {jobs}; it must be at least 1")
     for name in methods:

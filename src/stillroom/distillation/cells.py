@@ -22,16 +22,16 @@ from stillroom.data.images import ImageData
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.cache import cached_teacher
-from stillroom.distillation.distill import as_weights, live_answers
+from stillroom.distillation.distill import as_weights
 from stillroom.distillation.methods import METHODS, method_class
 from stillroom.distillation.networks import (
     Network,
     Normalisation,
     cacheable,
-    is_trained,
     live_teacher,
     load_network,
     new_network,
+    to_be_trained,
     twin,
 )
 from stillroom.distillation.offline._method import Convention, Method
@@ -52,7 +52,6 @@ __all__ = [
     "kept_cells",
     "rehearse_all",
     "run_cells",
-    "teacher_accuracy",
     "train_teacher",
 ]
 
@@ -72,6 +71,7 @@ class Protocol:
     teacher_normalisation: Normalisation
     teacher_precision: TeacherPrecision
     teacher_cache: str | None
+    label_map: Mapping[str, str] | None
     method_options: Mapping[str, Mapping[str, Any]]
     eval_every: int
     device: Device
@@ -100,26 +100,45 @@ def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> Method:
         raise InputError(f"method_options of {name}: {error}") from None
 
 
-def rehearse_all(protocol: Protocol, images: ImageData, methods: Sequence[str]) -> None:
+def rehearse_all(protocol: Protocol, images: ImageData, methods: Sequence[str], teacher_epochs: int | None) -> None:
     """Refuse what would fail only in a late cell, before the first one starts.
 
     Raises:
         InputError: A method cannot work for this pair, batch size or cache.
     """
     fabric = make_fabric(protocol.device, protocol.precision)
-    setting = Setting(data=images, recipe=protocol.recipe, seed=0, fabric=fabric, views=protocol.data.views)
+    setting = Setting(
+        data=images,
+        recipe=protocol.recipe,
+        seed=0,
+        fabric=fabric,
+        views=protocol.data.views,
+        eval_every=protocol.eval_every,
+    )
     with torch.random.fork_rng():
         student = new_network(protocol.student, images)
-        teacher = _teacher(protocol, images) if is_trained(protocol.teacher) else new_network(protocol.teacher, images)
+        trains = to_be_trained(protocol.teacher, teacher_epochs)
+        teacher = new_network(protocol.teacher, images) if trains else _teacher(protocol, images)
         for name in methods:
             if name == ALONE:
                 setting.train_loader()
                 continue
             method = bench_method(name, protocol.method_options)
             cached = _is_cached(protocol, method)
-            live, classifier = live_teacher(twin(teacher), images, signals=method.signals, device=fabric.device)
+            live, classifier = live_teacher(
+                twin(teacher), images, signals=method.signals, device=fabric.device, label_map=protocol.label_map
+            )
             weights = as_weights(protocol.weights, method)
-            rehearse(student, live, method, weights, setting, teacher_classifier=classifier, cached=cached)
+            rehearse(
+                student,
+                live,
+                method,
+                weights,
+                setting,
+                teacher_classifier=classifier,
+                temperature=protocol.temperature,
+                cached=cached,
+            )
 
 
 def _teacher(protocol: Protocol, images: ImageData) -> Network:
@@ -147,15 +166,6 @@ def train_teacher(protocol: Protocol, images: ImageData, epochs: int | None, sho
         trained = train_alone(network, setting, run, label="teacher")
         save_model(run.path, trained.network.model, replace(network.card, extra={"seed": 0}))
     return str(run.path)
-
-
-def teacher_accuracy(protocol: Protocol, images: ImageData) -> float:
-    """Return the part of the test images the teacher names right."""
-    fabric = make_fabric(protocol.device)
-    network = _teacher(protocol, images)
-    live, _ = live_teacher(network, images, signals=frozenset(), device=fabric.device)
-    setting = Setting(data=images, recipe=protocol.recipe, seed=0, fabric=fabric)
-    return (live_answers(live, setting) == images.test.target).float().mean().item()
 
 
 def kept_cells(protocol: Protocol, wanted: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -240,7 +250,12 @@ def _cell(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:
         cached = _is_cached(protocol, method)
         signals = cacheable(network, method.signals) if cached else method.signals
         live, classifier = live_teacher(
-            network, images, signals=signals, device=fabric.device, precision=protocol.teacher_precision
+            network,
+            images,
+            signals=signals,
+            device=fabric.device,
+            precision=protocol.teacher_precision,
+            label_map=protocol.label_map,
         )
         says: Teacher = live
         if cached and protocol.teacher_cache is not None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from stillroom import __version__
-from stillroom.data.images import ImageData
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.cache import cached_teacher
@@ -22,10 +21,11 @@ from stillroom.distillation.networks import (
     Network,
     Normalisation,
     cacheable,
-    is_trained,
+    inputs,
     live_teacher,
     load_network,
     new_network,
+    to_be_trained,
     twin,
 )
 from stillroom.distillation.offline._method import Convention, Method, Weights
@@ -77,7 +77,7 @@ def distill(
     temperature: float = 4.0,
     baseline: bool = True,
     teacher_epochs: int | None = None,
-    teacher_normalisation: Normalisation = "data",
+    teacher_normalisation: Normalisation = "auto",
     teacher_precision: TeacherPrecision = "32",
     teacher_cache: str | Path | None = None,
     label_map: Mapping[str, str] | None = None,
@@ -102,7 +102,8 @@ def distill(
 
     Args:
         student: Network to train: a zoo name (resnet8), timm:NAME, torchvision:NAME, package.module:factory, each
-            optionally followed by @WEIGHTS to start from; in Python also a module.
+            optionally followed by @WEIGHTS to start from: a file, or pretrained for what timm and torchvision publish;
+            in Python also a module, which is copied.
         teacher: Network to learn from: a name as for the student (trained first, on the labels), NAME@WEIGHTS, or the
             directory of an earlier run.
         data: The data set and its options.
@@ -111,9 +112,11 @@ def distill(
         weights: Weights of the objective's terms: the SimKD and SemCKD repositories' convention or the CRD benchmark's.
         temperature: Temperature of the classical KD term beside a method's own.
         baseline: Also train the student alone, with the same seed and recipe.
-        teacher_epochs: Epochs of a teacher that has to be trained; the recipe's when not given.
-        teacher_normalisation: What a teacher loaded from a weights file was normalised with: the data's own mean and
-            standard deviation, ImageNet's, or one half each. A run directory knows its own.
+        teacher_epochs: Epochs of a teacher that has to be trained; the recipe's when not given. With weights given,
+            the teacher starts from them and adapts to the data for so many epochs.
+        teacher_normalisation: What a teacher loaded from weights was normalised with: the data's own mean and standard
+            deviation, ImageNet's, or one half each; auto is what published weights say, else the data's. A run
+            directory knows its own.
         teacher_precision: Compute the teacher in float32 or bfloat16; its agreement with float32 is printed.
         teacher_cache: Folder for the teacher's logits and pooled features, computed once per sample and view and found
             again by later runs; needs data.augment none or data.views.
@@ -173,7 +176,12 @@ def distill(
         torch.manual_seed(seed)
         pupil = new_network(student, images, taps=student_taps)
         alike = twin(pupil)  # the student alone starts from the very weights the distilled one starts from
-        master, trained_before = _teacher(teacher, images, teacher_taps, teacher_normalisation)
+        trained_before = not to_be_trained(teacher, teacher_epochs)
+        if trained_before and isinstance(teacher, str):
+            master = load_network(teacher, images, taps=teacher_taps, normalisation=teacher_normalisation)
+        else:
+            stated: Normalisation = teacher_normalisation if trained_before else "data"
+            master = new_network(teacher, images, taps=teacher_taps, normalisation=stated)
     signals = chosen.signals if teacher_cache is None else cacheable(master, chosen.signals)
 
     def ask(network: Network) -> tuple[LiveTeacher, nn.Linear | None]:
@@ -195,8 +203,25 @@ def distill(
         tensorboard=tensorboard,
     )
     live, classifier = ask(master if trained_before else twin(master))
-    rehearse(pupil, live, chosen, objective, setting, teacher_classifier=classifier, cached=teacher_cache is not None)
-    run = RunDirectory.create(out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE, fabric=fabric)
+    rehearse(
+        pupil,
+        live,
+        chosen,
+        objective,
+        setting,
+        teacher_classifier=classifier,
+        temperature=temperature,
+        cached=teacher_cache is not None,
+    )
+    run = RunDirectory.create(
+        out,
+        config,
+        overwrite=overwrite,
+        resume=resume,
+        keep=inputs(student, teacher),
+        may_change=MAY_CHANGE,
+        fabric=fabric,
+    )
     histories: dict[str, list[dict[str, Any]]] = {}
     if not trained_before:
         longer = replace(recipe, epochs=teacher_epochs or recipe.epochs)
@@ -308,22 +333,11 @@ def environment() -> dict[str, Any]:
 def live_answers(teacher: LiveTeacher, setting: Setting) -> Tensor:
     """Return the teacher's most likely class [N] for every test image, in the data's class order."""
     loader = setting.eval_loader(setting.data.test)
-    return torch.cat([teacher.signals(batch).logits.argmax(1).cpu() for batch in loader])
+    return torch.cat([teacher.predict(batch.images).argmax(1).cpu() for batch in loader])
 
 
 def _name(spec: str | nn.Module) -> str:
     return spec if isinstance(spec, str) else type(spec).__qualname__
-
-
-def _teacher(
-    teacher: str | nn.Module, images: ImageData, taps: Sequence[str], normalisation: Normalisation
-) -> tuple[Network, bool]:
-    """Return the teacher and whether it is trained already (a module handed over is)."""
-    if isinstance(teacher, nn.Module):
-        return new_network(teacher, images, taps=taps), True
-    if is_trained(teacher):
-        return load_network(teacher, images, taps=taps, normalisation=normalisation), True
-    return new_network(teacher, images, taps=taps), False
 
 
 def _save(network: Network, run: RunDirectory, facts: Mapping[str, Any]) -> None:

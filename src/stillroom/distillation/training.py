@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from stillroom.data.images import ImageData, ImageSet
 from stillroom.data.loaders import EvalLoader, TrainLoader
-from stillroom.distillation.networks import Network, tap
+from stillroom.distillation.networks import Network, tap, twin
 from stillroom.distillation.offline._method import Method, Weights
 from stillroom.distillation.offline.task import OfflineTask
+from stillroom.errors import InputError
 from stillroom.models.composed import ReusedClassifier
 from stillroom.training.contracts import Teacher
 from stillroom.training.evaluate import accuracy, predictions
-from stillroom.training.loop import fit
+from stillroom.training.loop import check_intervals, fit
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.supervised import Supervised
@@ -47,6 +48,12 @@ class Setting:
     compile: bool = False
     show_progress: bool = True
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only after a part of the work is done."""
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must not be negative")
+        check_intervals(self.eval_every, self.checkpoint_every)
 
     def train_loader(self) -> TrainLoader:
         """Return the augmented, shuffled training batches of this process."""
@@ -144,6 +151,7 @@ def rehearse(
     setting: Setting,
     *,
     teacher_classifier: nn.Linear | None,
+    temperature: float,
     cached: bool,
 ) -> None:
     """Refuse a pair, a batch size or a teacher cache that cannot work, before anything is trained or written.
@@ -154,8 +162,7 @@ def rehearse(
     if cached:
         cacheable_views(setting.views, setting.data.augment)
         check_cacheable(method.signals)
-    copied = replace(student, model=copy.deepcopy(student.model))
-    _task(copied, teacher, method, weights, setting, setting.train_loader(), teacher_classifier)
+    _task(twin(student), teacher, method, weights, setting, setting.train_loader(), teacher_classifier, temperature)
 
 
 def train_distilled(
@@ -188,22 +195,20 @@ def _task(
     setting: Setting,
     loader: TrainLoader,
     teacher_classifier: nn.Linear | None,
-    temperature: float = 4.0,
+    temperature: float,
 ) -> OfflineTask:
-    with torch.random.fork_rng():
-        torch.manual_seed(setting.seed)  # adapters start alike wherever they are built
-        return OfflineTask.build(
-            tap(student, method.signals).to(setting.fabric.device),
-            teacher,
-            copy.deepcopy(method),
-            weights,
-            next(iter(loader.epoch(1))),
-            teacher_classifier=teacher_classifier,
-            train_target=setting.data.train.target,
-            num_classes=len(setting.data.classes),
-            seed=setting.seed,
-            temperature=temperature,
-        )
+    return OfflineTask.build(
+        tap(student, method.signals).to(setting.fabric.device),
+        teacher,
+        copy.deepcopy(method),
+        weights,
+        next(iter(loader.epoch(1))),
+        teacher_classifier=teacher_classifier,
+        train_target=setting.data.train.target,
+        num_classes=len(setting.data.classes),
+        seed=setting.seed,
+        temperature=temperature,
+    )
 
 
 def _deployed(task: OfflineTask, student: Network) -> Network:

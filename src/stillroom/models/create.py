@@ -16,6 +16,7 @@ from torch import nn
 
 from stillroom.errors import InputError, MissingExtraError, nearest, unknown_name
 from stillroom.models._trace import evaluating, logits_of
+from stillroom.models.pretrained import fetched, published, torchvision_pretrained
 from stillroom.models.weights import classes_in_weights, first_line, load_weights, read_weights
 
 __all__ = ["ModelSpec", "classes_in_weights", "create_model"]
@@ -31,7 +32,8 @@ class ModelSpec:
 
     ``resnet20`` is a network of the CIFAR zoo; ``timm:NAME`` and ``torchvision:NAME`` come from these packages;
     ``package.module:factory`` is the user's own function or class. Each may be followed by ``@FILE`` with trained
-    weights (safetensors, or a ``.pth``/``.pt`` that holds nothing but tensors).
+    weights (safetensors, or a ``.pth``/``.pt`` that holds nothing but tensors), networks of timm and torchvision also
+    by ``@pretrained`` for the weights these packages publish.
 
     Example:
         >>> ModelSpec.parse("timm:resnet18@weights/mine.safetensors")
@@ -42,11 +44,11 @@ class ModelSpec:
 
     source: Source
     name: str
-    weights: Path | None = None
+    weights: Path | Literal["pretrained"] | None = None
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        """Read ``[timm:|torchvision:]NAME[@FILE]`` or ``package.module:factory[@FILE]``.
+        """Read ``[timm:|torchvision:]NAME[@FILE|@pretrained]`` or ``package.module:factory[@FILE]``.
 
         Raises:
             InputError: The text has another form.
@@ -54,18 +56,22 @@ class ModelSpec:
         architecture, at, file = text.strip().partition("@")
         if at and not file:
             raise InputError(f"model {text!r} names no file after '@'; write NAME@weights.safetensors")
-        weights = Path(file).expanduser() if at else None
+        weights: Path | Literal["pretrained"] | None = None
+        if at:
+            weights = "pretrained" if file == "pretrained" else Path(file).expanduser()
         head, colon, tail = architecture.partition(":")
         if not head or (colon and not tail):
             raise InputError(
                 f"model {text!r} has no name; write NAME, timm:NAME, torchvision:NAME or package.module:factory"
             )
+        if head == "timm" and colon:
+            return cls("timm", tail, weights)
+        if head == "torchvision" and colon:
+            return cls("torchvision", tail, weights)
+        if weights == "pretrained":
+            raise InputError(f"nobody publishes weights of {architecture!r}; write {architecture}@weights.safetensors")
         if not colon:
             return cls("zoo", head, weights)
-        if head == "timm":
-            return cls("timm", tail, weights)
-        if head == "torchvision":
-            return cls("torchvision", tail, weights)
         if not all(part.isidentifier() for part in f"{head}.{tail}".split(".")):
             raise InputError(f"model {text!r} is no name of a network; write NAME, {_FORMS}")
         return cls("import", architecture, weights)
@@ -111,11 +117,16 @@ def create_model(
         raise InputError(
             f"classes, channels and image size must be positive, not {num_classes}, {in_channels} and {height}x{width}"
         )
-    build: Callable[..., nn.Module] = {"zoo": _zoo, "timm": _timm, "torchvision": _torchvision, "import": _imported}[
-        spec.source
-    ]
-    model = build(spec.name, num_classes, in_channels, (height, width))
-    if spec.weights is not None:
+    if spec.source == "timm":
+        model = _timm(spec.name, num_classes, in_channels, (height, width), pretrained=spec.weights == "pretrained")
+    elif spec.source == "torchvision":
+        model = _torchvision(
+            spec.name, num_classes, in_channels, (height, width), pretrained=spec.weights == "pretrained"
+        )
+    else:
+        build = _zoo if spec.source == "zoo" else _imported
+        model = build(spec.name, num_classes, in_channels, (height, width))
+    if isinstance(spec.weights, Path):
         load_weights(model, read_weights(spec.weights), source=spec.weights)
     _try(model, spec.architecture, num_classes, (in_channels, height, width))
     return model
@@ -130,7 +141,7 @@ def _zoo(name: str, num_classes: int, in_channels: int, size: tuple[int, int]) -
     return zoo.create(name, num_classes=num_classes, in_channels=in_channels)
 
 
-def _timm(name: str, num_classes: int, in_channels: int, size: tuple[int, int]) -> nn.Module:
+def _timm(name: str, num_classes: int, in_channels: int, size: tuple[int, int], *, pretrained: bool) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -147,7 +158,10 @@ def _timm(name: str, num_classes: int, in_channels: int, size: tuple[int, int]) 
         if min(size) < 64 and patch and int(patch[1]) > smaller:
             options["patch_size"] = smaller
     model: nn.Module = _built(f"timm:{name}", size, lambda: timm.create_model(name, pretrained=False, **options))
-    return model
+    if not pretrained:
+        return model
+    published("timm", name)  # refuses names without weights
+    return fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True, **options))
 
 
 def _patch(side: int) -> int:
@@ -155,7 +169,9 @@ def _patch(side: int) -> int:
     return max((d for d in range(1, side // 7 + 1) if side % d == 0), default=1)
 
 
-def _torchvision(name: str, num_classes: int, in_channels: int, size: tuple[int, int]) -> nn.Module:
+def _torchvision(
+    name: str, num_classes: int, in_channels: int, size: tuple[int, int], *, pretrained: bool
+) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
@@ -163,6 +179,8 @@ def _torchvision(name: str, num_classes: int, in_channels: int, size: tuple[int,
     known = models.list_models(module=models)
     if name not in known:
         raise unknown_name("torchvision model", name, known)
+    if pretrained:
+        return torchvision_pretrained(name, num_classes, in_channels, size)
     options: dict[str, Any] = {"num_classes": num_classes}
     if name.startswith("vit_"):
         options["image_size"] = size[0]

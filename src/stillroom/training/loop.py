@@ -29,7 +29,7 @@ from stillroom.training.run import RunDirectory
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Evaluate", "Step", "fit", "supervised_step"]
+__all__ = ["Evaluate", "Step", "check_intervals", "fit", "supervised_step"]
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Step = Callable[[nn.Module, Optimizer, Batch, "Fabric", Recipe], dict[str, Tensor]]
@@ -60,6 +60,17 @@ def supervised_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return parts
+
+
+def check_intervals(eval_every: int, checkpoint_every: int | None) -> None:
+    """Refuse intervals below 1.
+
+    Raises:
+        InputError: One of them is.
+    """
+    for name, value in (("eval_every", eval_every), ("checkpoint_every", checkpoint_every)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1")
 
 
 def fit(
@@ -114,6 +125,7 @@ def fit(
     """
     if len(loader) == 0:
         raise InputError("there is nothing to train on: the loader has no batch (fewer samples than the batch size?)")
+    check_intervals(eval_every, checkpoint_every)
     if run is None and (resume or checkpoint_every is not None or tensorboard):
         raise InputError("resume, checkpoint_every and tensorboard need a run directory; pass run=...")
     fabric = fabric or make_fabric()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunDirectory", "first_difference"]
 
+MARK = "# A run of stillroom.\n"
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -45,6 +47,7 @@ class RunDirectory:
         *,
         overwrite: bool = False,
         resume: bool = False,
+        keep: Collection[Path] = (),
         may_change: Collection[str] = (),
         fabric: Fabric | None = None,
     ) -> RunDirectory:
@@ -55,6 +58,7 @@ class RunDirectory:
             config: Every option of the run, re-runnable.
             overwrite: Empty a folder that holds a run. A folder that is not a run's is never emptied.
             resume: Take up the run that is there.
+            keep: What the run reads: a folder that holds one of these is not emptied.
             may_change: Options, as dotted names, that need not agree on ``resume`` (those that do not change results).
             fabric: Given, only the first process looks and writes, and the others wait for it.
 
@@ -64,7 +68,7 @@ class RunDirectory:
         """
         run = cls(Path(path), writes=fabric is None or fabric.is_global_zero)
         if run.writes:
-            run._prepare(plain(config), overwrite=overwrite, resume=resume, may_change=may_change)
+            run._prepare(plain(config), overwrite=overwrite, resume=resume, keep=keep, may_change=may_change)
         if fabric is not None:
             fabric.barrier()
         return run
@@ -142,7 +146,9 @@ class RunDirectory:
             raise MissingExtraError("tensorboard", "vision") from None
         return SummaryWriter(str(self.path / "tensorboard"), purge_step=next_epoch)
 
-    def _prepare(self, config: Any, *, overwrite: bool, resume: bool, may_change: Collection[str]) -> None:
+    def _prepare(
+        self, config: Any, *, overwrite: bool, resume: bool, keep: Collection[Path], may_change: Collection[str]
+    ) -> None:
         if overwrite and resume:
             raise InputError("overwrite and resume exclude each other: one empties the run, the other continues it")
         if self.path.exists() and not self.path.is_dir():
@@ -156,13 +162,22 @@ class RunDirectory:
         elif used and not overwrite:
             raise InputError(f"{self.path} is not empty; choose another folder, resume the run there or overwrite it")
         elif used:
-            if not self.config.is_file():
-                raise InputError(f"{self.path} holds no config.yaml, so it is no run and is not overwritten")
+            self._check_disposable(keep)
             with output_errors(self.path):
                 self._empty()
         with output_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text_atomic(self.config, MARK + yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def _check_disposable(self, keep: Collection[Path]) -> None:
+        """Make sure that the folder is a run's and holds nothing that is still needed."""
+        # Other tools have a config.yaml too; the folder of one of them must never be emptied.
+        if not self.config.is_file() or not self.config.read_bytes().startswith(MARK.encode()):
+            raise InputError(f"{self.path} holds no config.yaml of stillroom, so it is no run and is not overwritten")
+        here = self.path.resolve()
+        for path in keep:
+            if path.resolve().is_relative_to(here):
+                raise InputError(f"{path} lies in {self.path}, which would be emptied; name another folder for the run")
 
     def _empty(self) -> None:
         # config.yaml goes last: a kill in between leaves a folder that can still be overwritten.
@@ -196,7 +211,7 @@ def first_difference(before: object, now: object, may_change: Collection[str] = 
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in [*before, *(key for key in now if key not in before)]:
             inner = f"{name}.{key}" if name else str(key)
-            found = first_difference(before.get(key, "not set"), now.get(key, "not set"), may_change, inner)
+            found = first_difference(before.get(key), now.get(key), may_change, inner)  # absent as good as nothing
             if found is not None:
                 return found
         return None

@@ -89,6 +89,10 @@ class LiveTeacher:
         """Return the network's signals for the batch, without graph."""
         return self._answer(batch.images, self.precision)
 
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the logits [B, K] of normalised images [B, C, H, W]."""
+        return self._answer(images, self.precision).logits
+
     def _answer(self, images: Tensor, precision: Precision) -> Signals:
         # The inner autocast also switches an enclosing one off: the teacher's precision is its own.
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
