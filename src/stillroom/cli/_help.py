@@ -92,9 +92,7 @@ def descriptions(function: Any) -> dict[str, str]:
     return {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in found}
 
 
-def retitle(parser: ArgumentParser, group: str, title: str, metavar: str, text: str) -> None:
-    """Name the group of the options ``--GROUP.*`` and say what ``--GROUP VALUE`` means."""
-    for found in parser._action_groups:
-        for action in found._group_actions:
-            if action.dest == group:
-                found.title, action.metavar, action.help = title, metavar, text
+def retitle(parser: ArgumentParser, name: str, title: str, text: str) -> None:
+    """Title the group of the options ``--NAME.*`` and say what ``--NAME VALUE`` means."""
+    group, action = next((g, a) for g in parser._action_groups for a in g._group_actions if a.dest == name)
+    group.title, action.metavar, action.help = title, "NAME", text

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
-from stillroom.cli._help import retitle
+from stillroom.cli._help import descriptions, retitle
 from stillroom.cli._parser import expand, peek, plain, read_configs, words
 from stillroom.data.options import DataOptions
 from stillroom.distillation.distill import as_recipe
@@ -31,19 +32,25 @@ COMMON = (
 
 
 class Group:
-    """A titled group of options, described by the docstring of the library function that takes them."""
+    """A titled group of options; defaults and descriptions are those of the library function that takes them."""
 
-    def __init__(self, parser: ArgumentParser, title: str, said: Mapping[str, str]) -> None:
+    def __init__(self, parser: ArgumentParser, title: str, function: Callable[..., Any]) -> None:
         self.group = parser.add_argument_group(title)
-        self.said = said
+        self.parameters = inspect.signature(function).parameters
+        self.said = descriptions(function)
 
-    def add(self, name: str, kind: Any, default: Any, metavar: str | None = None) -> None:
+    def _default(self, name: str) -> Any:
+        default = self.parameters[name].default
+        return list(default) if isinstance(default, tuple) else default
+
+    def add(self, name: str, kind: Any, metavar: str | None = None) -> None:
         """Add ``--name VALUE``."""
-        action = self.group.add_argument(f"--{name}", type=kind, default=default, help=self.said[name])
+        action = self.group.add_argument(f"--{name}", type=kind, default=self._default(name), help=self.said[name])
         action.metavar = metavar or action.metavar
 
-    def yes_no(self, name: str, default: bool) -> None:
+    def yes_no(self, name: str) -> None:
         """Add ``--name`` and ``--no_name``."""
+        default = self._default(name)
         text = f"{self.said[name]} [{'yes' if default else 'no'}]"
         self.group.add_argument(f"--{name}", action=ActionYesNo, default=default, help=text)
 
@@ -90,36 +97,37 @@ def _preset(name: str, student: str) -> dict[str, Any]:
 
 def add_networks(group: Group) -> None:
     """Add student and teacher and how the teacher is computed."""
-    group.add("student", str, "resnet8", "MODEL")
-    group.add("teacher", str, "resnet20", "MODEL")
-    group.add("teacher_epochs", int | None, None)
-    group.add("teacher_normalisation", Normalisation, "data")
-    group.add("teacher_precision", TeacherPrecision, "32")
-    group.add("teacher_cache", str | None, None, "DIR")
+    group.add("student", str, "MODEL")
+    group.add("teacher", str, "MODEL")
+    group.add("teacher_epochs", int | None)
+    group.add("teacher_normalisation", Normalisation)
+    group.add("teacher_precision", TeacherPrecision)
+    group.add("teacher_cache", str | None, "DIR")
+    group.add("label_map", dict[str, str] | None)
 
 
 def add_data_and_recipe(parser: ArgumentParser, early: Mapping[str, str]) -> None:
     """Add the groups of the data and of the recipe, whose defaults are those of the chosen preset."""
     parser.add_class_arguments(DataOptions, "data")
-    retitle(parser, "data", "data", "NAME", "short for --data.name NAME; or a YAML file with the options of the data")
+    retitle(parser, "data", "data", "short for --data.name NAME; or a YAML file with the options of the data")
     recipe = as_recipe(early["preset"], early["student"])
     parser.add_class_arguments(Recipe, "recipe")
     parser.set_defaults({f"recipe.{name}": getattr(recipe, name) for name in Recipe.__dataclass_fields__})
     text = f"a preset, which the options below refine: {', '.join(PRESETS)} [quick]"
-    retitle(parser, "recipe", "recipe", "NAME", text)
+    retitle(parser, "recipe", "recipe", text)
 
 
-def add_training(group: Group, eval_every: int | None) -> None:
+def add_training(group: Group, eval_every: Any) -> None:
     """Add where and how to train."""
-    group.add("device", Device, "auto")
-    group.add("precision", Precision, "32")
-    group.yes_no("compile", False)
-    group.add("eval_every", int if eval_every else int | None, eval_every)
+    group.add("device", Device)
+    group.add("precision", Precision)
+    group.yes_no("compile")
+    group.add("eval_every", eval_every)
 
 
-def add_output(group: Group, out: str) -> None:
+def add_output(group: Group) -> None:
     """Add the run directory and what is printed."""
-    group.add("out", str, out, "DIR")
+    group.add("out", str, "DIR")
     group.flag("resume")
     group.flag("overwrite")
     group.flag("json", "print the result as one JSON object on standard output, and all else on standard error")
@@ -133,6 +141,8 @@ def job_arguments(options: Namespace) -> dict[str, Any]:
         "teacher": options.teacher,
         "data": DataOptions(**plain(options.data)),
         "recipe": Recipe(**{**plain(options.recipe), "milestones": tuple(options.recipe.milestones)}),
+        # A class named 7 is a number to YAML.
+        "label_map": options.label_map and {str(own): str(other) for own, other in options.label_map.items()},
         "show_progress": not options.quiet,
         **{name: getattr(options, name) for name in COMMON},
     }

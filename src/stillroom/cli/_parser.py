@@ -151,6 +151,8 @@ def _one_line(parser: ArgumentParser, message: str) -> str:
         return _unknown(parser, word) if word.startswith("--") else f"unexpected argument {word!r}"
     if found := re.search(r"Option '(\S+)' is not accepted", message):
         return _unknown(parser, f"--{found[1]}")
+    if found := re.search(r"Group '(\S+)' does not accept option '(\S+)'", message):
+        return _unknown(parser, f"--{found[1]}.{found[2]}")
     action = None
     if found := re.search(r"Parser key \"([^\"]+)\"", message):
         action = next((action for action in parser._actions if action.dest == found[1]), None)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from stillroom.cli._help import descriptions
 from stillroom.cli._job import (
     Group,
     add_data_and_recipe,
@@ -21,6 +20,7 @@ from stillroom.cli._job import (
 from stillroom.cli._output import print_result, show_table
 from stillroom.cli._parser import add_config, new_parser, parse
 from stillroom.distillation.bench import bench
+from stillroom.distillation.offline._method import Convention
 
 __all__ = ["build_parser", "run"]
 
@@ -30,21 +30,20 @@ DESCRIPTION = "Compare methods over seeds: mean with 95 % confidence interval an
 def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     """Return the parser and the arguments left to parse."""
     rest, early = prepare(argv)
-    said = descriptions(bench)
     parser = new_parser("bench", DESCRIPTION)
     add_config(parser)
-    compared = Group(parser, "compared", said)
-    compared.add("methods", list[str], ["alone", "kd", "simkd", "rld"])
-    compared.add("seeds", list[int], [0, 1, 2])
-    compared.add("method_options", dict[str, dict[str, Any]], {}, "'{METHOD: {NAME: VALUE}}'")
-    compared.add("weights", Literal["simkd", "crd"], "simkd")
-    compared.add("temperature", float, 4.0)
-    add_networks(Group(parser, "networks", said))
+    compared = Group(parser, "compared", bench)
+    compared.add("methods", list[str])
+    compared.add("seeds", list[int])
+    compared.add("method_options", dict[str, dict[str, Any]] | None, "'{METHOD: {NAME: VALUE}}'")
+    compared.add("weights", Convention)
+    compared.add("temperature", float)
+    add_networks(Group(parser, "networks", bench))
     add_data_and_recipe(parser, early)
-    training = Group(parser, "training", said)
-    training.add("jobs", int, 1)
-    add_training(training, None)
-    add_output(Group(parser, "output", said), "runs/bench")
+    training = Group(parser, "training", bench)
+    training.add("jobs", int)
+    add_training(training, int | None)
+    add_output(Group(parser, "output", bench))
     return parser, rest
 
 

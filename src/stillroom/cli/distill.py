@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from argparse import SUPPRESS
 from collections.abc import Sequence
-from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from stillroom.cli._help import descriptions, retitle
+from stillroom.cli._help import retitle
 from stillroom.cli._job import (
     Group,
     add_data_and_recipe,
@@ -23,6 +21,8 @@ from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse, plain
 from stillroom.distillation.distill import distill
 from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.offline._method import Convention
+from stillroom.distillation.options import method_defaults
 from stillroom.reports.html import comparison_table, headline
 
 __all__ = ["build_parser", "run"]
@@ -34,31 +34,29 @@ def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     """Return the parser with the chosen method's own options, and the arguments left to parse."""
     rest, early = prepare(argv)
     method = method_class(early["method"])
-    said = descriptions(distill)
     parser = new_parser("distill", DESCRIPTION)
     add_config(parser)
-    networks = Group(parser, "networks", said)
+    networks = Group(parser, "networks", distill)
     add_networks(networks)
-    networks.add("label_map", dict[str, str] | None, None)
-    networks.add("student_taps", list[str], [])
-    networks.add("teacher_taps", list[str], [])
-    parser.add_argument("--method.name", type=str, default="kd", help=SUPPRESS)
+    networks.add("student_taps", list[str])
+    networks.add("teacher_taps", list[str])
+    text = f"one of {', '.join(METHODS)}; --method NAME for short"
+    parser.add_argument_group("method").add_argument("--method.name", type=str, metavar="NAME", default="kd", help=text)
     parser.add_class_arguments(method, "method")
-    retitle(
-        parser, "method", f"method (the options of {early['method']}; --method NAME --help shows another's)", "NAME",
-        f"{', '.join(METHODS)} [kd]",
-    )  # fmt: skip
-    objective = Group(parser, "objective", said)
-    objective.add("weights", Literal["simkd", "crd"] | dict[str, float], "simkd", "NAME")
-    objective.add("temperature", float, 4.0)
+    if method_defaults(method):
+        title = f"options of {early['method']} (--method NAME --help shows another's)"
+        retitle(parser, "method", title, "short for --method.name NAME")
+    objective = Group(parser, "objective", distill)
+    objective.add("weights", Convention | dict[str, float], "NAME")
+    objective.add("temperature", float)
     add_data_and_recipe(parser, early)
-    training = Group(parser, "training", said)
-    training.yes_no("baseline", True)
-    training.add("seed", int, 0)
-    add_training(training, 1)
-    training.add("checkpoint_every", int | None, None)
-    training.yes_no("tensorboard", False)
-    add_output(Group(parser, "output", said), "runs/distill")
+    training = Group(parser, "training", distill)
+    training.yes_no("baseline")
+    training.add("seed", int)
+    add_training(training, int)
+    training.add("checkpoint_every", int | None)
+    training.yes_no("tensorboard")
+    add_output(Group(parser, "output", distill))
     return parser, rest
 
 
@@ -71,7 +69,6 @@ def run(argv: Sequence[str]) -> int:
         **job_arguments(options),
         method=method_class(options.method.name)(**own),
         baseline=options.baseline,
-        label_map=options.label_map,
         student_taps=options.student_taps,
         teacher_taps=options.teacher_taps,
         seed=options.seed,
