@@ -2,26 +2,34 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 
-$(VENV)/.installed: pyproject.toml
+# The demo installs what it needs; the tests, lint and types add their own tools to the same environment.
+$(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[vision]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
 	touch $@
 
-demo: $(VENV)/.installed
-	$(BIN)/stillroom distill --out runs/demo --overwrite true
+demo: $(VENV)/.demo
+	$(BIN)/stillroom distill --out runs/demo --overwrite
 
-test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+# One thread for each of the two workers: more of them only wait for each other.
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.test
 	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) runs
