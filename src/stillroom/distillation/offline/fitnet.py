@@ -21,7 +21,7 @@ __all__ = ["FitNet", "FitNetRegressor", "fitnet_loss"]
 def fitnet_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error between the regressed student stage and the teacher's hint.
 
-    A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3 as a mean:
+    A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, as a mean:
     ``L = MSE(r(F_S), F_T)``, the hint average-pooled where it is larger.
 
     Shapes:
@@ -71,7 +71,7 @@ class FitNetRegressor(nn.Module):
         self.bn = nn.BatchNorm2d(teacher_channels)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return the regressed map [B, C_T, h, h] with ``h = min(h_T, 2 h_S)`` at most."""
+        """Return the regressed map [B, C_T, h, h]: ``h = h_T``, or ``h_S`` where the teacher's map is to be pooled."""
         return F.relu(self.bn(self.conv(feature_map)))
 
 

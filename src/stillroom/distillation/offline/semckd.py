@@ -15,6 +15,7 @@ from stillroom.distillation.offline._align import pool_to, require_stages
 from stillroom.distillation.offline._method import Convention, DryRun, Method, Signal, Weights
 from stillroom.errors import InputError
 from stillroom.losses.checks import full_precision, positive
+from stillroom.losses.pairwise import gram, product
 from stillroom.models.signals import Signals
 
 __all__ = ["CrossLayerRegressor", "SemCKD", "SemCKDLoss", "SimilarityEmbedding", "semckd_attention", "semckd_loss"]
@@ -37,9 +38,7 @@ def semckd_attention(query: Tensor, key: Tensor, *, soft: float = 1.0) -> Tensor
         >>> semckd_attention(torch.ones(1, 1, 2), torch.ones(1, 2, 2))
         tensor([[[0.5000, 0.5000]]])
     """
-    with torch.autocast(query.device.type, enabled=False):
-        scores = full_precision(query) @ full_precision(key).transpose(1, 2)
-        return torch.softmax(scores / soft, dim=2)
+    return torch.softmax(product(query, key.transpose(1, 2)) / soft, dim=2)
 
 
 def semckd_loss(attention: Tensor, distance: Tensor) -> Tensor:
@@ -75,8 +74,7 @@ class SimilarityEmbedding(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         # The similarities are not normalised and grow with C·H·W: half precision would overflow.
         with torch.autocast(feature_map.device.type, enabled=False):
-            flat = full_precision(feature_map).flatten(1)
-            embedded = self.fc2(F.relu(self.fc1(flat @ flat.T)))
+            embedded = self.fc2(F.relu(self.fc1(gram(feature_map))))
             # Deviation: the released code divides by the bare norm, NaN for an all-zero embedding.
             return F.normalize(embedded, dim=1, eps=1e-12)
 

@@ -23,7 +23,7 @@ __all__ = ["SimKD", "simkd_loss"]
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error between the projected student map and the teacher's last map.
 
-    D. Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, equation 2:
+    D. Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022:
     ``L = MSE(P(F_S), F_T)``, with ``F_T`` average-pooled to the size of ``P(F_S)`` where it is larger.
 
     Args:

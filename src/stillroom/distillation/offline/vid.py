@@ -23,7 +23,7 @@ __all__ = ["VID", "VIDLoss", "vid_loss"]
 def vid_loss(mean: Tensor, teacher: Tensor, log_scale: Tensor, *, eps: float = 1e-5) -> Tensor:
     """Negative log-likelihood of the teacher map under a Gaussian with one variance per channel.
 
-    S. Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, equation 5 without its
+    S. Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, without the
     constant: ``mean of ½ [(μ − F_T)² / v + log v]`` with ``v = log(1 + exp(ρ)) + eps``.
 
     Args:
