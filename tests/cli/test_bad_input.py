@@ -121,6 +121,7 @@ def test_a_missing_configuration_file_is_named(here: Here, tmp_path: Path) -> No
         ("--teacher runs/none", "runs/none/model.json does not exist"),
         ("--teacher wrn_16_1 --method simkd", "simkd needs a teacher whose classifier sits directly on its"),
         ("--method semckd --recipe.batch_size 3", "semckd needs batches of at least 4 samples per process, got 3"),
+        ("--temperature 0 --method fitnet", "temperature must be a finite number above 0, not 0.0"),
         ("--recipe.batch_size 50", "40 training images do not fill a batch of 50; lower --recipe.batch_size"),
         ("--teacher_cache cache", "fresh augmentations never do; use --data.views k"),
         ("--teacher_cache cache --data.augment none --method at", "the cache holds logits and pooled features only"),
@@ -213,10 +214,20 @@ def test_a_folder_that_cannot_be_made_is_a_failure(here: Here, tmp_path: Path) -
     assert f"cannot write {tmp_path / 'file' / 'run'}: Not a directory" in ended.complaint
 
 
-def test_a_run_is_not_resumed_with_another_configuration(here: Here, finished: tuple[Path, Ended]) -> None:
-    ended = here("distill", "--config", finished[0] / "config.yaml", "--resume", "--seed", "5")
+@pytest.mark.parametrize(("option", "before", "now"), [("seed", 0, 5), ("recipe.batch_size", 20, 10)])
+def test_a_run_is_not_resumed_with_another_configuration(
+    here: Here, finished: tuple[Path, Ended], option: str, before: int, now: int
+) -> None:
+    ended = here("distill", "--config", finished[0] / "config.yaml", "--resume", f"--{option}", now)
     assert ended.code == 2
-    assert "cannot be resumed with another configuration: seed was 0, is now 5" in ended.complaint
+    assert f"cannot be resumed with another configuration: {option} was {before}, is now {now}" in ended.complaint
+
+
+def test_a_bench_does_not_run_under_torchrun(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
+    ended = here("bench", *DATA, "--out", tmp_path / "bench")
+    assert (ended.code, "without torchrun" in ended.complaint) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_must_be_something_to_resume(here: Here, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.cells import (
@@ -135,6 +137,8 @@ def bench(
         OutputError: A result could not be written.
     """
     _check(methods, seeds, jobs, method_options or {}, weights)
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        raise InputError("bench starts processes of its own; run it without torchrun and set jobs")
     options = DataOptions(name=data) if isinstance(data, str) else data
     recipe = as_recipe(recipe, student)
     config: dict[str, Any] = {

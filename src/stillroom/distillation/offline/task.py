@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stillroom.data.batch import Batch
 from stillroom.distillation.offline._method import DryRun, Method, Weights
 from stillroom.errors import InputError
-from stillroom.losses.checks import full_precision
+from stillroom.losses.checks import full_precision, positive
 from stillroom.losses.kl import kd_loss
 from stillroom.models._trace import evaluating
 from stillroom.models.taps import Tapped
@@ -48,7 +48,7 @@ class OfflineTask(nn.Module):
         self.teacher = teacher
         self.method = method
         self.weights = weights
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
         self.register_buffer("method_weight", torch.tensor(float(weights.method)), persistent=False)
         self.method_weight: Tensor
 
