@@ -327,6 +327,7 @@ def test_reviewkd_refuses_a_student_without_maps_before_the_activation() -> None
 
 def test_reviewkds_weight_grows_over_twenty_epochs() -> None:
     assert ReviewKD().warmup_epochs == 20
+    assert ReviewKD(warmup_epochs=1).warmup_epochs == 1
 
 
 def test_a_single_pixel_has_no_pyramid() -> None:

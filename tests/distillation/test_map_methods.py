@@ -121,7 +121,7 @@ class TestSRRL(MethodCase):
 
 class TestReviewKD(MethodCase):
     trains_on = frozenset({"stages", "pooled"})
-    bad_arguments = ({"mid_channels": 0},)
+    bad_arguments = ({"mid_channels": 0}, {"warmup_epochs": -1})
     batch_of_one_refused_because = "batch statistics of one pooled vector do not exist"
 
     def make(self) -> Method:

@@ -14,7 +14,7 @@ from stillroom.data.batch import Batch
 from stillroom.distillation.offline._align import count_pairs, pool_to, require_pooled, require_stages
 from stillroom.distillation.offline._method import Convention, DryRun, Method, Signal, Weights
 from stillroom.errors import InputError
-from stillroom.losses.checks import full_precision
+from stillroom.losses.checks import full_precision, not_negative
 from stillroom.models.signals import Signals
 
 __all__ = ["AttentionFusion", "ReviewKD", "ReviewKDLoss", "hcl_loss"]
@@ -138,7 +138,7 @@ class ReviewKDLoss(nn.Module):
 
 
 class ReviewKD(Method):
-    """Knowledge review, see :class:`ReviewKDLoss`; its weight grows over the first 20 epochs.
+    """Knowledge review, see :class:`ReviewKDLoss`; its weight grows as ``min(epoch / 20, 1)``.
 
     The teacher's maps are taken before their last activation where its architecture defines that, after it otherwise.
     Networks with different numbers of stages are paired from the deep end.
@@ -146,6 +146,7 @@ class ReviewKD(Method):
     Args:
         mid_channels: Channels of the fused maps; by default the width of the student's pooled vector, at most 512.
         preactivation_student: Take the student's maps before their last activation too.
+        warmup_epochs: Epochs over which the term grows linearly to its full weight; 0 for none.
     """
 
     card: ClassVar[Card] = Card(
@@ -191,21 +192,26 @@ class ReviewKD(Method):
         "simkd": Weights(ce=1.0, kd=0.0, method=1.0),
         "crd": Weights(ce=1.0, kd=0.0, method=1.0),
     }
-    warmup_epochs: int = 20
 
     criterion: ReviewKDLoss
 
-    def __init__(self, *, mid_channels: int | None = None, preactivation_student: bool = False) -> None:
+    def __init__(
+        self, *, mid_channels: int | None = None, preactivation_student: bool = False, warmup_epochs: int = 20
+    ) -> None:
         super().__init__()
         if mid_channels is not None and mid_channels < 1:
             raise InputError(f"mid_channels must be at least 1, got {mid_channels}")
         self.mid_channels = mid_channels
         self.preactivation_student = preactivation_student
+        self.warmup_epochs = int(not_negative("warmup_epochs", warmup_epochs))
         self.pairs = 0
 
     def extra_repr(self) -> str:
         """Show the hyperparameters."""
-        return f"mid_channels={self.mid_channels}, preactivation_student={self.preactivation_student}"
+        return (
+            f"mid_channels={self.mid_channels}, preactivation_student={self.preactivation_student}, "
+            f"warmup_epochs={self.warmup_epochs}"
+        )
 
     def build(self, dry_run: DryRun) -> None:
         """Create the fusion modules, one a level."""
