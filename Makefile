@@ -14,8 +14,9 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
 	touch $@
 
+# Twenty labelled pictures a class: with all of them every network of the zoo answers 99 % of the digits.
 demo: $(VENV)/.demo
-	$(BIN)/stillroom distill --out runs/demo --overwrite
+	$(BIN)/stillroom distill --data.per_class 20 --recipe.epochs 60 --out runs/demo --overwrite
 
 # One thread for each of the two workers: more of them only wait for each other.
 test: $(VENV)/.test
