@@ -60,7 +60,8 @@ PAIRS = (  # student, teacher, what the pair stands for
 )
 CLASSES, BATCH, SAMPLES = 10, 16, 64
 # The weight of 400 and the recipe for small data diverge without it.
-ALSO = {"semckd": " --recipe.clip_norm 5"}
+ALSO = {"semckd": "--recipe.clip_norm 5 "}
+QUICK = "--recipe.epochs 2 --no_baseline"
 
 
 def prose(text: str) -> str:
@@ -256,7 +257,7 @@ def page(name: str) -> str:
         "## Which pairs",
         pairs(kind),
         "## On the command line",
-        f"```bash\nstillroom distill --method {name} --recipe.epochs 2 --no_baseline{ALSO.get(name, '')} --out runs/{name}\n```",
+        f"```bash\nstillroom distill --method {name} {ALSO.get(name, '')}{QUICK} --out runs/{name}\n```",
         "## In your own loop",
         loop(module, kind),
     ]

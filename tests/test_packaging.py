@@ -223,7 +223,9 @@ def test_what_the_command_line_imports_comes_with_the_core() -> None:
 
 
 def test_wheel_and_source_archive_hold_what_they_must(tmp_path: Path) -> None:
-    build = "import sys; from hatchling import build as b; print(b.build_wheel(sys.argv[1]), b.build_sdist(sys.argv[1]))"
+    build = (
+        "import sys; from hatchling import build as b; print(*(f(sys.argv[1]) for f in (b.build_wheel, b.build_sdist)))"
+    )
     command = [sys.executable, "-c", build, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     wheel, source = (tmp_path / name for name in done.stdout.split()[-2:])
