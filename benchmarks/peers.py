@@ -191,6 +191,12 @@ def crd_style(pair: Pair, device: torch.device) -> Contender:
     return run
 
 
+def channels_last(pair: Pair) -> Pair:
+    """Lay the weights out as ``stillroom distill`` does; the other loops leave that to their users."""
+    teacher, student = (net.to(memory_format=torch.channels_last) for net in (pair.teacher, pair.student))
+    return pair._replace(teacher=teacher, student=student)
+
+
 def main() -> None:
     parser = rounds_parser("Time KD in our loop, in other packages and in a research-style loop.")
     parser.add_argument("--pair", choices=[name for name in PAIRS if name != "mlp"], default="resnet")
@@ -202,6 +208,7 @@ def main() -> None:
     sources = {
         BARE: lambda pair: bare_sum(pair, "kd", batches[0], fused=True),
         "ours": lambda pair: ours(distillation(pair, "kd", batches[0]), device),
+        "ours, channels-last": lambda pair: ours(distillation(channels_last(pair), "kd", batches[0]), device),
         "plain loop": lambda pair: plain_kd(pair, fused=False),
         "CRD-benchmark style": lambda pair: crd_style(pair, device),
         "torchdistill": lambda pair: torchdistill(pair, device, eval_teacher=False),
