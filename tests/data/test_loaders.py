@@ -190,7 +190,7 @@ def test_a_step_costs_a_handful_of_operations_and_never_reads_a_tensor_on_the_ho
 
 
 def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(InputError, match="40 training images do not fill a batch of 41; lower --recipe.batch_size"):
+    with pytest.raises(InputError, match=r"40 training images do not fill a batch of 41; lower --recipe\.batch_size"):
         train(images(), batch_size=41)
     with pytest.raises(InputError, match="a batch of 21 on each of 2 processes"):
         train(images(), batch_size=21, world_size=2)
