@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillroom.errors import InputError
 
-__all__ = ["check_logits", "check_target", "full_precision", "not_negative", "positive"]
+__all__ = ["check_logits", "check_target", "full_precision", "not_negative", "positive", "share"]
 
 
 def positive(name: str, value: float) -> float:
@@ -35,6 +35,17 @@ def not_negative(name: str, value: float) -> float:
     """
     if not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a finite number of at least 0, not {value}")
+    return value
+
+
+def share(name: str, value: float) -> float:
+    """Return ``value`` if it lies between 0 and 1, both included.
+
+    Raises:
+        InputError: It does not; the message names the argument.
+    """
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} must be between 0 and 1, not {value}")
     return value
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "frozen_linear",
     "pool_larger",
     "pool_to",
+    "pooled_pair",
     "require_pooled",
     "require_stages",
     "side",
@@ -82,6 +83,11 @@ def require_pooled(signals: Signals, owner: str, method: str) -> Tensor:
             "name the path of its classifier"
         )
     return signals.pooled
+
+
+def pooled_pair(student: Signals, teacher: Signals, method: str) -> tuple[Tensor, Tensor]:
+    """Return the pooled vectors of both networks, see :func:`require_pooled`."""
+    return require_pooled(student, "student", method), require_pooled(teacher, "teacher", method)
 
 
 def count_pairs(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], method: str, unused: str) -> int:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.data.batch import Batch
+from stillroom.distillation.offline._align import pooled_pair
 from stillroom.distillation.offline._method import DryRun, Method, Weights
-from stillroom.distillation.offline._pooled import pooled_of
 from stillroom.errors import InputError
 from stillroom.losses.checks import full_precision, positive
 from stillroom.losses.pairwise import check_rows
@@ -126,12 +126,12 @@ class CC(Method):
         Raises:
             InputError: One of the networks has no pooled features.
         """
-        student, teacher = pooled_of(dry_run.student, "student"), pooled_of(dry_run.teacher, "teacher")
+        student, teacher = pooled_pair(dry_run.student, dry_run.teacher, "cc")
         self.criterion = CCLoss(student.shape[1], teacher.shape[1], feature_dim=self.feature_dim).to(student.device)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of the two networks' pooled features."""
-        return {"loss": self.criterion(pooled_of(student, "student"), pooled_of(teacher, "teacher"))}
+        return {"loss": self.criterion(*pooled_pair(student, teacher, "cc"))}
 
     def extra_repr(self) -> str:
         """Show the hyperparameters."""

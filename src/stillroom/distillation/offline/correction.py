@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillroom.errors import InputError
-from stillroom.losses.checks import check_logits, check_target, full_precision, not_negative, positive
+from stillroom.losses.checks import check_logits, check_target, full_precision, not_negative, positive, share
 from stillroom.losses.kl import kd_loss
 
 __all__ = ["RevisionLoss", "SelfCorrectionLoss", "SwapLoss", "revision_loss", "self_correction_loss", "swap_teacher"]
@@ -173,9 +172,7 @@ class RevisionLoss(nn.Module):
         super().__init__()
         self.lambda1 = not_negative("lambda1", lambda1)
         self.lambda2 = not_negative("lambda2", lambda2)
-        if not 0 <= eta <= 1:
-            raise InputError(f"eta must be between 0 and 1, not {eta}")
-        self.eta = eta
+        self.eta = share("eta", eta)
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """Return the loss of the student's logits against the teacher's and the labels."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.data.batch import Batch
+from stillroom.distillation.offline._align import pooled_pair
 from stillroom.distillation.offline._memory import (
     Negatives,
     UnitLinear,
@@ -21,9 +22,7 @@ from stillroom.distillation.offline._memory import (
     update_memory,
 )
 from stillroom.distillation.offline._method import DryRun, Method, Weights
-from stillroom.distillation.offline._pooled import pooled_of
-from stillroom.errors import InputError
-from stillroom.losses.checks import positive
+from stillroom.losses.checks import positive, share
 from stillroom.losses.pairwise import check_rows
 from stillroom.models.signals import Signals
 
@@ -43,8 +42,7 @@ def _check_options(*, feature_dim: int, num_negatives: int, temperature: float, 
     positive("feature_dim", feature_dim)
     positive("num_negatives", num_negatives)
     positive("temperature", temperature)
-    if not 0 <= momentum <= 1:
-        raise InputError(f"momentum must be between 0 and 1, not {momentum}")
+    share("momentum", momentum)
 
 
 def _noise_contrast(
@@ -278,14 +276,14 @@ class CRD(Method):
         Raises:
             InputError: A network has no pooled features, or all training samples are of one class.
         """
-        student, teacher = pooled_of(dry_run.student, "student"), pooled_of(dry_run.teacher, "teacher")
+        student, teacher = pooled_pair(dry_run.student, dry_run.teacher, "crd")
         self.criterion = self.make_criterion(
             student.shape[1], teacher.shape[1], dry_run.train_target.cpu(), seed=dry_run.seed
         ).to(student.device)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Return the loss and its terms, one with the student and one with the teacher as anchor."""
-        terms = self.criterion.terms(pooled_of(student, "student"), pooled_of(teacher, "teacher"), batch.index)
+        terms = self.criterion.terms(*pooled_pair(student, teacher, "crd"), batch.index)
         return {
             "loss": terms["student"] + terms["teacher"],
             "student_anchor": terms["student"].detach(),

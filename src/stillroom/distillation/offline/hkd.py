@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.data.batch import Batch
+from stillroom.distillation.offline._align import pooled_pair
 from stillroom.distillation.offline._graph import GraphLayer, prediction_neighbours
 from stillroom.distillation.offline._memory import (
     Negatives,
@@ -21,9 +22,8 @@ from stillroom.distillation.offline._memory import (
     update_memory,
 )
 from stillroom.distillation.offline._method import DryRun, Method, Weights
-from stillroom.distillation.offline._pooled import pooled_of
 from stillroom.errors import InputError, unknown_name
-from stillroom.losses.checks import positive
+from stillroom.losses.checks import positive, share
 from stillroom.losses.pairwise import check_rows
 from stillroom.models.signals import Signals
 
@@ -137,9 +137,8 @@ def _check_options(
     positive("feature_dim", feature_dim)
     positive("num_negatives", num_negatives)
     positive("temperature", temperature)
-    for name, momentum in (("memory_momentum", memory_momentum), ("smooth_momentum", smooth_momentum)):
-        if not 0 <= momentum <= 1:
-            raise InputError(f"{name} must be between 0 and 1, not {momentum}")
+    share("memory_momentum", memory_momentum)
+    share("smooth_momentum", smooth_momentum)
     if negatives not in get_args(Source):
         raise unknown_name("source of negatives", negatives, get_args(Source))
 
@@ -357,7 +356,7 @@ class HKD(Method):
             InputError: A network has no pooled features, batches are too small for the graph, or all training samples
                 are of one class.
         """
-        student, teacher = pooled_of(dry_run.student, "student"), pooled_of(dry_run.teacher, "teacher")
+        student, teacher = pooled_pair(dry_run.student, dry_run.teacher, "hkd")
         if dry_run.batch_size < self.knn:
             raise InputError(
                 f"hkd needs batches of at least knn={self.knn} samples, got {dry_run.batch_size}; "
@@ -369,9 +368,7 @@ class HKD(Method):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Return the loss and its terms ``individual`` and ``graph``."""
-        terms = self.criterion.terms(
-            pooled_of(student, "student"), pooled_of(teacher, "teacher"), student.logits, teacher.logits, batch.index
-        )
+        terms = self.criterion.terms(*pooled_pair(student, teacher, "hkd"), student.logits, teacher.logits, batch.index)
         return {
             "loss": terms.individual + terms.graph,
             "individual": terms.individual.detach(),

@@ -14,8 +14,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillroom.errors import InputError
-from stillroom.losses.checks import check_logits, check_target, full_precision, not_negative
+from stillroom.losses.checks import check_logits, check_target, full_precision, not_negative, share
 
 __all__ = [
     "confidence_penalty_loss",
@@ -24,12 +23,6 @@ __all__ = [
     "logits_matching_loss",
     "mixed_target_loss",
 ]
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} must be between 0 and 1, not {value}")
-    return value
 
 
 def logits_matching_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -82,7 +75,7 @@ def label_smoothing_loss(student: Tensor, target: Tensor, *, smoothing: float = 
         InputError: The target does not fit or the share lies outside 0 and 1.
     """
     check_target(student, target)
-    return F.cross_entropy(full_precision(student), target, label_smoothing=_share("smoothing", smoothing))
+    return F.cross_entropy(full_precision(student), target, label_smoothing=share("smoothing", smoothing))
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -154,5 +147,5 @@ def mixed_target_loss(student: Tensor, teacher: Tensor, target: Tensor, *, alpha
     check_logits(student, teacher)
     check_target(student, target)
     student, soft = full_precision(student), F.softmax(full_precision(teacher.detach()), dim=1)
-    _share("alpha", alpha)
+    share("alpha", alpha)
     return (1 - alpha) * F.cross_entropy(student, target) + alpha * F.cross_entropy(student, soft)

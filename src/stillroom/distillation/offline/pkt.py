@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.data.batch import Batch
+from stillroom.distillation.offline._align import pooled_pair
 from stillroom.distillation.offline._method import DryRun, Method, Weights
-from stillroom.distillation.offline._pooled import pooled_of
 from stillroom.losses.checks import full_precision
 from stillroom.losses.pairwise import check_rows, gram
 from stillroom.models.signals import Signals
@@ -115,9 +115,8 @@ class PKT(Method):
         Raises:
             InputError: One of them has none.
         """
-        pooled_of(dry_run.student, "student")
-        pooled_of(dry_run.teacher, "teacher")
+        pooled_pair(dry_run.student, dry_run.teacher, "pkt")
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of the two networks' pooled features."""
-        return {"loss": self.criterion(pooled_of(student, "student"), pooled_of(teacher, "teacher"))}
+        return {"loss": self.criterion(*pooled_pair(student, teacher, "pkt"))}

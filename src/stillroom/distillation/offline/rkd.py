@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.data.batch import Batch
+from stillroom.distillation.offline._align import pooled_pair
 from stillroom.distillation.offline._method import DryRun, Method, Weights
-from stillroom.distillation.offline._pooled import pooled_of
 from stillroom.errors import InputError
 from stillroom.losses.checks import full_precision, not_negative
 from stillroom.losses.pairwise import check_rows, product
@@ -197,11 +197,10 @@ class RKD(Method):
         Raises:
             InputError: One of them has none.
         """
-        pooled_of(dry_run.student, "student")
-        pooled_of(dry_run.teacher, "teacher")
+        pooled_pair(dry_run.student, dry_run.teacher, "rkd")
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted sum and its terms ``distance`` and ``angle``."""
-        terms = self.criterion.terms(pooled_of(student, "student"), pooled_of(teacher, "teacher"))
+        terms = self.criterion.terms(*pooled_pair(student, teacher, "rkd"))
         parts = {name: term.detach() for name, term in terms.items()}
         return {"loss": torch.stack(tuple(terms.values())).sum(), **parts}

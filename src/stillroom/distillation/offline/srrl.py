@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stillroom.cards import Card, Paper
 from stillroom.data.batch import Batch
-from stillroom.distillation.offline._align import frozen_linear, require_pooled
+from stillroom.distillation.offline._align import frozen_linear, pooled_pair
 from stillroom.distillation.offline._method import Convention, DryRun, Method, Signal, Weights
 from stillroom.errors import InputError
 from stillroom.losses.checks import full_precision
@@ -107,8 +107,7 @@ class SRRL(Method):
 
     def build(self, dry_run: DryRun) -> None:
         """Create the connector and a frozen copy of the teacher's classifier."""
-        student = require_pooled(dry_run.student, "student", "srrl")
-        teacher = require_pooled(dry_run.teacher, "teacher", "srrl")
+        student, teacher = pooled_pair(dry_run.student, dry_run.teacher, "srrl")
         self.classifier = frozen_linear(dry_run.teacher_classifier, "srrl")
         if self.classifier.out_features != dry_run.teacher.logits.shape[1]:
             raise InputError(
@@ -125,7 +124,7 @@ class SRRL(Method):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of both terms, and each as a part."""
-        connected = self.connector(require_pooled(student, "student", "srrl"))
-        pooled = require_pooled(teacher, "teacher", "srrl")
-        feature, regression = srrl_loss(connected, pooled, self.classifier(connected), teacher.logits)
+        pooled, teacher_pooled = pooled_pair(student, teacher, "srrl")
+        connected = self.connector(pooled)
+        feature, regression = srrl_loss(connected, teacher_pooled, self.classifier(connected), teacher.logits)
         return {"loss": feature + regression, "feature": feature.detach(), "regression": regression.detach()}
