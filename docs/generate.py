@@ -59,8 +59,8 @@ PAIRS = (  # student, teacher, what the pair stands for
     ("resnet8", "timm:vit_tiny_patch16_224", "a CNN learns from a transformer"),
 )
 CLASSES, BATCH, SAMPLES = 10, 16, 64
-# The weight of 400 and the recipe for small data diverge without it.
-ALSO = {"semckd": "--recipe.clip_norm 5 "}
+# Their weights and the recipe for small data can diverge without it.
+ALSO = {"semckd": "--recipe.clip_norm 5 ", "cc": "--recipe.clip_norm 5 "}
 QUICK = "--recipe.epochs 1 --no_baseline"
 
 
