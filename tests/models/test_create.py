@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stillroom.errors import InputError
@@ -196,6 +196,15 @@ def test_weights_are_loaded(tmp_path: Path, kind: str, prefix: str) -> None:
     assert torch.equal(logits(build(f"resnet8@{file}"), 3, 8), logits(trained, 3, 8))
 
 
+def test_weights_from_before_batches_were_counted_are_loaded(tmp_path: Path) -> None:
+    trained = build("resnet8")
+    state = {key: value for key, value in trained.state_dict().items() if not key.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "w.safetensors")
+    loaded = build(f"resnet8@{tmp_path / 'w.safetensors'}")
+    assert torch.equal(logits(loaded, 3, 8), logits(trained, 3, 8))
+    assert int(loaded.state_dict()["bn1.num_batches_tracked"]) == 0
+
+
 def test_weights_that_do_not_fit_name_the_first_key(tmp_path: Path) -> None:
     state = build("resnet8").state_dict()
     first = next(iter(state))
@@ -263,11 +272,12 @@ def test_classes_stay_unknown_where_no_layer_stands_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared_data
-def test_trained_networks_load_by_specification(shared_data: Path) -> None:
-    file = shared_data / "cifar10-resnets" / "resnet20-jpeg.safetensors"
+@pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet44", "resnet56", "resnet20-jpeg", "resnet56-jpeg"])
+def test_trained_networks_load_by_specification(name: str, shared_data: Path) -> None:
+    file = shared_data / "cifar10-resnets" / f"{name}.safetensors"
     if not file.is_file():
         pytest.skip(f"{file} is missing")
-    classes = classes_in_weights(file)
-    assert classes == 10
-    model = build(f"resnet20_a@{file}", num_classes=classes, image_size=32)
-    assert sum(value.numel() for value in model.parameters()) == 269_722
+    assert classes_in_weights(file) == 10
+    model = build(f"{name.removesuffix('-jpeg')}_a@{file}", num_classes=10, image_size=32)
+    state = load_file(file)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stillroom.errors import InputError, MissingExtraError, OutputError
+from stillroom.reports import plots
 from stillroom.reports.changes import class_changes
 from stillroom.reports.html import (
     BenchReport,
@@ -228,6 +229,15 @@ def test_a_run_without_curves_and_classes_still_has_its_page(tmp_path: Path) -> 
     page = Page((tmp_path / "report.html").read_text())
     assert page.tags.count("svg") == 1
     assert not {"Training", "Change per class", "To reproduce", "Configuration"} & set(page.texts)
+
+
+def test_epochs_without_a_measurement_do_not_break_a_curve() -> None:
+    nan = float("nan")
+    for values, segments in (([1, 3, 2], 2), ([nan, 2, nan, 4], 1)):
+        drawn = plots.training_curves({"top-1": {"student": values}})
+        curve = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--accent\)', drawn)
+        assert curve is not None
+        assert curve[1].count("L") == segments
 
 
 def test_the_headline_says_what_was_gained_and_what_was_not() -> None:

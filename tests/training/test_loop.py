@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stillroom.data.batch import Batch
 from stillroom.errors import InputError, OutputError, TrainingDivergedError
 from stillroom.training.fabric import make_fabric
-from stillroom.training.loop import supervised_step
+from stillroom.training.loop import fit, supervised_step
 from stillroom.training.recipe import lr_at
 from stillroom.training.run import RunDirectory
 from stillroom.training.supervised import Supervised
@@ -254,6 +254,12 @@ def test_metrics_that_do_not_fit_leave_whole_lines_only(tmp_path: Path) -> None:
     with files_limited_to(len(before) + 5), pytest.raises(OutputError, match=r"metrics\.jsonl"):
         run.append_metrics({"epoch": 2, "train_loss": 0.25})
     assert run.metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["eval_every", "checkpoint_every"])
+def test_intervals_below_one_are_refused(toy: ModuleType, option: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{option} is 0; it must be at least 1"):
+        fit(toy.ToyTask(), toy.ToyLoader(), toy.RECIPE, seed=0, run=RunDirectory(tmp_path), **{option: 0})
 
 
 def test_a_loader_without_batches_and_options_without_a_run_are_refused(toy: ModuleType) -> None:

@@ -41,6 +41,28 @@ def test_overwriting_empties_a_run(tmp_path: Path) -> None:
     assert yaml.safe_load(run.config.read_text())["seed"] == 1
 
 
+def test_the_folder_of_another_tool_with_a_config_yaml_is_never_emptied(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("theme: dark\n")
+    with pytest.raises(InputError, match=r"holds no config\.yaml of stillroom"):
+        RunDirectory.create(tmp_path, CONFIG, overwrite=True)
+    assert (tmp_path / "config.yaml").read_text() == "theme: dark\n"
+
+
+def test_a_run_that_holds_what_the_new_one_reads_is_not_emptied(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", CONFIG)
+    for needed in (tmp_path / "run" / "teacher", tmp_path / "run"):
+        with pytest.raises(InputError, match=r"lies in .*, which would be emptied"):
+            RunDirectory.create(tmp_path / "run", CONFIG, overwrite=True, keep=[needed])
+    RunDirectory.create(tmp_path / "run", CONFIG, overwrite=True, keep=[tmp_path / "runner" / "teacher"])
+
+
+def test_an_option_that_an_older_run_did_not_know_may_be_left_out(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, CONFIG)
+    RunDirectory.create(tmp_path, CONFIG | {"label_map": None}, resume=True)
+    with pytest.raises(InputError, match=r'label_map was null, is now \{"one": "1"\}'):
+        RunDirectory.create(tmp_path, CONFIG | {"label_map": {"one": "1"}}, resume=True)
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="is a file"):

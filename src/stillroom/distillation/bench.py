@@ -196,7 +196,7 @@ def bench(
         protocol = replace(protocol, teacher=train_teacher(protocol, images, teacher_epochs, show_progress))
     reached = evaluate(
         protocol.teacher, images, teacher_normalisation, label_map=label_map, precision=teacher_precision, device=device
-    )["accuracy"]
+    )
     cells: dict[str, dict[int, dict[str, Any]]] = {method: {} for method in methods}
     wanted = [(method, seed) for seed in seeds for method in methods]
     for method, seed, cell in kept_cells(protocol, wanted):
@@ -209,11 +209,11 @@ def bench(
         clock.tick(method, seed, cell)
     accuracies = {method: [cells[method][seed]["test_accuracy"] / 100 for seed in seeds] for method in methods}
     report = BenchReport(
-        title=f"{student} learning from {_short(teacher)} on {images.name}, {len(seeds)} seeds",
+        title=f"{student} learning from {reached['architecture']} on {images.name}, {len(seeds)} seeds",
         accuracies=accuracies,
         seeds=tuple(seeds),
         baselines=(ALONE, "kd"),
-        teacher_accuracy=reached / 100,
+        teacher_accuracy=reached["accuracy"] / 100,
         config=config,
         environment=environment(),
         command=shlex.join(["stillroom", "bench", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
@@ -225,7 +225,7 @@ def bench(
     table = bench_table(report)
     result = {
         "data": images.describe(),
-        "teacher_accuracy": reached,
+        "teacher_accuracy": reached["accuracy"],
         "cells": {method: {str(seed): cells[method][seed] for seed in seeds} for method in methods},
         "environment": environment(),
         "out": str(out),
@@ -259,7 +259,3 @@ def _check(
     for name in own:
         if name not in methods:
             raise unknown_name("method in method_options", name, methods)
-
-
-def _short(teacher: str) -> str:
-    return Path(teacher.partition("@")[0]).name

@@ -361,7 +361,10 @@ def _curves(histories: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
-    notes = ["Accuracies are those of the last epoch on the test set; no epoch was chosen on it."]
+    notes = [
+        "Accuracies are those of the last epoch on the test set; no epoch was chosen on it.",
+        "One seed: small differences may be chance; stillroom bench compares over several.",
+    ]
     if (best := result["best_on_holdout"]) is not None:
         notes.append(
             f"Best epoch by the held-out split: {best['epoch']} ({best['holdout_accuracy']:.2f} % held out, "

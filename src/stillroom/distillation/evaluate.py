@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from torch import nn
 
@@ -31,7 +32,7 @@ def evaluate(
     label_map: Mapping[str, str] | None = None,
     precision: Precision = "32",
     device: Device = "auto",
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Measure a trained classifier on the test images of a data set, as a teacher would be used on them.
 
     Args:
@@ -44,8 +45,8 @@ def evaluate(
         device: Where.
 
     Returns:
-        ``accuracy`` (top-1 in percent), ``cross_entropy``, ``images``, and the cost of one image: ``parameters``,
-        ``flops``, ``latency_ms``, ``size_mb``.
+        ``architecture``, ``accuracy`` (top-1 in percent), ``cross_entropy``, ``images``, and the cost of one image:
+        ``parameters``, ``flops``, ``latency_ms``, ``size_mb``.
 
     Raises:
         InputError: The network has no weights, cannot take the images, or its classes are not the data's.
@@ -71,6 +72,7 @@ def evaluate(
     )
     loader = EvalLoader(images.test, batch_size=BATCH, mean=images.mean, std=images.std, device=fabric.device)
     return {
+        "architecture": network.name,
         **accuracy(teacher.predict, loader, fabric),
         "images": len(images.test),
         **asdict(measure(network.model, images.shape)),

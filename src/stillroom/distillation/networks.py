@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stillroom.data.images import ImageData
 from stillroom.errors import InputError, unknown_name
 from stillroom.models import zoo
-from stillroom.models._trace import evaluating
+from stillroom.models._trace import evaluating, logits_of
 from stillroom.models.create import ModelSpec, create_model
 from stillroom.models.pretrained import Published, published
 from stillroom.models.signals import TapPaths
@@ -107,7 +107,13 @@ def new_network(
         InputError: The name is unknown, the network cannot take the data's shape, or a tap does not exist.
     """
     if isinstance(spec, nn.Module):
-        model, architecture = copy.deepcopy(spec), type(spec).__qualname__
+        model, architecture = copy.deepcopy(spec).cpu(), type(spec).__qualname__
+        with evaluating(model):
+            answers = logits_of(model(_sample(data.shape))).shape[1:]
+        if answers != (len(data.classes),):
+            raise InputError(
+                f"{architecture} answers {list(answers)} for an image, {data.name} has {len(data.classes)} classes"
+            )
     else:
         model = create_model(spec, num_classes=len(data.classes), in_channels=data.shape[0], image_size=data.shape[1:])
         architecture = ModelSpec.parse(spec).architecture

@@ -159,7 +159,8 @@ def _build(architecture: object, card: ModelCard, file: Path, allow_import: bool
             raise InputError(f"{file}: the architecture {architecture!r} must not name a weights file")
         if spec.source == "import" and not allow_import:
             raise InputError(
-                f"{file} asks to import {architecture!r}, which runs code; pass allow_import=True if you trust it"
+                f"{file} asks to import {architecture!r}, which runs code; if you trust it, pass allow_import=True or "
+                f"name both yourself: {architecture}@{file.with_name('model.safetensors')}"
             )
         return create_model(spec, num_classes=card.num_classes, in_channels=channels, image_size=(height, width))
     if not isinstance(architecture, Mapping) or architecture.get("kind") != "reused_classifier":

@@ -69,6 +69,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str |
     name = type(model).__name__
     for key, value in own.items():
         if key not in state:
+            if key.endswith("num_batches_tracked"):  # younger than many published files; torch fills it in
+                continue
             raise InputError(f"weights {source} do not fit {name}: {key!r} is missing{nearest(key, state)}")
         if state[key].shape != value.shape:
             raise InputError(

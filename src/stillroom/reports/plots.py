@@ -98,7 +98,7 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Draw one panel per quantity with one line per series over the epochs (from 1); the last series is emphasised.
 
     Args:
-        panels: Title with unit -> name of the series -> one value per epoch.
+        panels: Title with unit -> name of the series -> one value per epoch, NaN where nothing was measured.
     """
     looks = ((INK, "-"), (MUTED, "--"), (MUTED, ":"), (INK, "-."))
 
@@ -112,8 +112,11 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             axes.xaxis.get_major_locator().set_params(integer=True)
             for number, (name, values) in enumerate(series.items()):
                 colour, dash = (ACCENT, "-") if number == len(series) - 1 else looks[number % len(looks)]
-                marker = "o" if len(values) == 1 else ""
-                axes.plot(range(1, len(values) + 1), values, color=colour, linestyle=dash, marker=marker, label=name)
+                # A line breaks off at NaN: epochs without a measurement are left out instead.
+                points = [(epoch, value) for epoch, value in enumerate(values, 1) if math.isfinite(value)]
+                marker = "o" if len(points) < len(values) or len(points) == 1 else ""
+                epochs, measured = [epoch for epoch, _ in points], [value for _, value in points]
+                axes.plot(epochs, measured, color=colour, linestyle=dash, marker=marker, markersize=4, label=name)
             axes.legend(fontsize=9)
 
     return _svg(draw, max(4.8, 4.3 * len(panels)), 3.2)
