@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README and of docs/ runs.
+"""Every command and every Python block of README, CONTRIBUTING and docs/ runs.
 
 The convention: blocks marked ``bash`` and ``python`` are executed, block by block, in one empty folder per page, the
 Python blocks of a page in one namespace. A Python block that begins with ``# file: NAME`` is saved under that name
@@ -26,7 +26,9 @@ from stillroom.cli.main import VERBS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
-    path for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if (ROOT / "docs/results") not in path.parents
+    path
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+    if ROOT / "docs/results" not in path.parents
 )
 BLOCK = re.compile(r"(?:^<!-- needs: (?P<needs>[\w -]+) -->\n+)?^```(?P<mark>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
