@@ -17,7 +17,7 @@ from stillroom.cli._job import (
     job_arguments,
     prepare,
 )
-from stillroom.cli._output import print_result, show_table
+from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse
 from stillroom.distillation.bench import bench
 from stillroom.distillation.offline._method import Convention
@@ -62,5 +62,7 @@ def run(argv: Sequence[str]) -> int:
         print_result(done.result)
     stream = sys.stderr if options.json else sys.stdout
     show_table(done.table, stream)
+    for note in done.result["notes"]:
+        say(note, stream)
     print(f"\nteacher: {done.result['teacher_accuracy']:.2f} %\nreport: {done.out / 'report.html'}", file=stream)
     return 0

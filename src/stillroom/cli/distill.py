@@ -85,5 +85,7 @@ def run(argv: Sequence[str]) -> int:
         if (agreement := distilled.result["teacher_agreement"]) is not None:
             same = f"{100 * agreement['top1']:.2f} %"
             say(f"teacher in bfloat16: same class as float32 on {same} of a test batch", stream)
+        for note in distilled.result["notes"]:
+            say(note, stream)
         print(f"report: {distilled.out / 'report.html'}", file=stream)
     return 0

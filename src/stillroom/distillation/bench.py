@@ -28,6 +28,7 @@ from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights, en
 from stillroom.distillation.evaluate import evaluate
 from stillroom.distillation.networks import Normalisation, inputs, to_be_trained
 from stillroom.distillation.offline._method import Convention
+from stillroom.distillation.options import short_training
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import write_text_atomic
 from stillroom.reports.html import BenchReport, bench_table, write_report
@@ -208,6 +209,8 @@ def bench(
         cells[method][seed] = cell
         clock.tick(method, seed, cell)
     accuracies = {method: [cells[method][seed]["test_accuracy"] / 100 for seed in seeds] for method in methods}
+    trained = [bench_method(name, config["method_options"]) for name in methods if name != ALONE]
+    short = [note for method in trained for note in short_training(method, recipe.epochs)]
     report = BenchReport(
         title=f"{student} learning from {reached['architecture']} on {images.name}, {len(seeds)} seeds",
         accuracies=accuracies,
@@ -220,6 +223,7 @@ def bench(
         notes=[
             "Accuracies are those of the last epoch on the test set; no epoch was chosen on it.",
             "One teacher for all cells: the spread is that of the student's seeds.",
+            *short,
         ],
     )
     table = bench_table(report)
@@ -227,6 +231,7 @@ def bench(
         "data": images.describe(),
         "teacher_accuracy": reached["accuracy"],
         "cells": {method: {str(seed): cells[method][seed] for seed in seeds} for method in methods},
+        "notes": short,
         "environment": environment(),
         "out": str(out),
     }

@@ -29,7 +29,7 @@ from stillroom.distillation.networks import (
     twin,
 )
 from stillroom.distillation.offline._method import Convention, Method, Weights
-from stillroom.distillation.options import method_options
+from stillroom.distillation.options import method_options, short_training
 from stillroom.distillation.training import Setting, Trained, rehearse, train_alone, train_distilled
 from stillroom.errors import InputError, unknown_name
 from stillroom.models.cost import measure
@@ -265,6 +265,7 @@ def distill(
         "models": [asdict(row) for row in rows],
         "best_on_holdout": distilled.best_on_holdout(),
         "teacher_agreement": None,
+        "notes": short_training(chosen, recipe.epochs),
         "environment": environment(),
         "out": str(out),
     }
@@ -375,4 +376,4 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
             f"The teacher ran in bfloat16: the class of float32 on {100 * agreement['top1']:.2f} % of a test batch, "
             f"largest logit difference {agreement['max_difference']:.3g}."
         )
-    return notes
+    return [*notes, *result["notes"]]

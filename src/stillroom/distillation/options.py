@@ -7,7 +7,7 @@ from typing import Any
 
 from stillroom.distillation.offline._method import Method
 
-__all__ = ["method_defaults", "method_options"]
+__all__ = ["method_defaults", "method_options", "short_training"]
 
 
 def method_defaults(method: type[Method]) -> dict[str, Any]:
@@ -18,6 +18,16 @@ def method_defaults(method: type[Method]) -> dict[str, Any]:
 def method_options(method: Method) -> dict[str, Any]:
     """Return the values a method was built with, by the constructor's names (every method keeps them as attributes)."""
     return {parameter.name: getattr(method, parameter.name) for parameter in _parameters(type(method))}
+
+
+def short_training(method: Method, epochs: int) -> list[str]:
+    """Say, in one sentence, when a method's warm-up outlasts the training; papers mean 20 of 240 epochs."""
+    if method.warmup_epochs <= epochs:
+        return []
+    return [
+        f"The warm-up of {method.card.name} lasts {method.warmup_epochs} epochs and the training {epochs}: its term "
+        "never reaches its full weight; set the method's warmup_epochs."
+    ]
 
 
 def _parameters(method: type[Method]) -> list[inspect.Parameter]:
