@@ -88,7 +88,9 @@ def _of_timm(name: str) -> Published:
     subset = infer_imagenet_subset(about)
     # "tench, Tinca tinca": the first of several names of one class
     names = [name.split(",")[0] for name in ImageNetInfo(subset).label_descriptions()] if subset else []
-    return Published(tuple(names), tuple(about.mean), tuple(about.std))
+    # ImageNet has two kinds of cranes; a name that is not alone gets its position.
+    classes = [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names)]
+    return Published(tuple(classes), tuple(about.mean), tuple(about.std))
 
 
 def _of_torchvision(name: str) -> Published:
