@@ -22,7 +22,7 @@ from stillroom.data.sources import load_data
 from stillroom.distillation.bench import bench
 from stillroom.distillation.distill import Distilled, distill
 from stillroom.distillation.evaluate import evaluate
-from stillroom.errors import InputError
+from stillroom.errors import InputError, OutputError
 from stillroom.models.composed import ReusedClassifier
 from stillroom.models.create import create_model
 from stillroom.models.store import ModelCard, load_model, save_model, weights_hash
@@ -276,6 +276,9 @@ def test_evaluation_agrees_with_the_run_and_refuses_names_without_weights(whole:
         ({"teacher_cache": "cache"}, "needs pictures that come again"),
         ({"teacher": "runs/none"}, "runs/none/model.json does not exist"),
         ({"teacher": nn.Sequential(nn.Conv2d(1, 7, 8), nn.Flatten())}, r"Sequential answers \[7\] .* has 10 classes"),
+        ({"student": "runs/some"}, "to start from stored weights write NAME@runs/some/model.safetensors"),
+        ({"precision": "16-mixed"}, "precision '16-mixed' needs an accelerator"),
+        ({"precision": "64"}, "unknown precision '64'"),
         ({"student_taps": ["layer9"]}, "no module 'layer9' to tap; did you mean 'layer"),
     ],
 )
@@ -327,6 +330,13 @@ def test_a_bench_pairs_cells_of_the_same_seed_and_keeps_finished_ones(teacher: s
     assert first.result["cells"]["alone"]["0"]["test_accuracy"] == pytest.approx(100 * alone)
     with pytest.raises(InputError, match="seed -1 is negative"):
         again(seeds=(-1,))()
+
+
+def test_a_cache_folder_that_is_a_file_is_one_line_and_what_was_trained_stays(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        run(tmp_path / "run", teacher_cache=tmp_path / "cache", data=replace(DATA, augment="none"))
+    assert (tmp_path / "run" / "teacher" / "model.safetensors").is_file()
 
 
 @pytest.mark.shared_data

@@ -114,6 +114,10 @@ def new_network(
             raise InputError(
                 f"{architecture} answers {list(answers)} for an image, {data.name} has {len(data.classes)} classes"
             )
+    elif _is_place(spec):
+        raise InputError(
+            f"{spec} is no name of a network; to start from stored weights write NAME@{spec}/model.safetensors"
+        )
     else:
         model = create_model(spec, num_classes=len(data.classes), in_channels=data.shape[0], image_size=data.shape[1:])
         architecture = ModelSpec.parse(spec).architecture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from stillroom.errors import InputError, MissingExtraError
+from stillroom.errors import InputError, MissingExtraError, unknown_name
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
         precision: Number format of the forward pass; weights stay in float32.
 
     Raises:
-        InputError: The device is not there.
+        InputError: The device is not there, or knows no such precision.
         MissingExtraError: lightning-fabric is not installed.
     """
     try:
@@ -34,11 +34,17 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
         from lightning_fabric.strategies.ddp import DDPStrategy
     except ImportError:
         raise MissingExtraError("lightning-fabric", "vision") from None
+    for name, value, known in (("device", device, get_args(Device)), ("precision", precision, get_args(Precision))):
+        if value not in known:
+            raise unknown_name(name, value, known)
     absent = (device == "cuda" and not torch.cuda.is_available()) or (
         device == "mps" and not torch.backends.mps.is_available()
     )
     if absent:
         raise InputError(f"device {device!r} is not available here; use 'auto' or 'cpu'")
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if precision == "16-mixed" and (device == "cpu" or not accelerated):
+        raise InputError("precision '16-mixed' needs an accelerator; on a CPU use 'bf16-mixed' or '32'")
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         return Fabric(accelerator=device, devices=1, precision=precision)
     local = int(os.environ["LOCAL_WORLD_SIZE"])

@@ -113,7 +113,7 @@ def _open_table(directory: Path, name: str, view: int) -> Tensor:
 def _read_about(directory: Path) -> dict[str, int] | None:
     try:
         about: dict[str, int] = json.loads((directory / "cache.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise InputError(f"{directory / 'cache.json'} is damaged ({error}); delete {directory}") from error
