@@ -30,7 +30,7 @@ exit codes: 0 success, 1 failure, 2 usage or bad input"""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 success, 2 usage or bad input (one line), 1 failure, 130 interrupted."""
-    # OpenMP's threads spin long while they wait for each other: beside one busy process, or with fewer cores than threads
+    # OpenMP threads spin long while they wait for each other: beside one busy process, or with fewer cores than threads
     # (a container's quota), small networks trained many times slower. Torch's OpenMP reads this when it is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
