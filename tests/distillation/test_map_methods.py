@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from distillation.method_case import MethodCase
 from stillroom.distillation.offline._method import Method
 from stillroom.distillation.offline.at import AT
@@ -136,5 +138,6 @@ class TestReviewKDBeforeTheActivation(TestReviewKD):
         return ReviewKD(preactivation_student=True)
 
 
+@pytest.mark.filterwarnings("ignore:reviewkd pairs stages:UserWarning")
 class TestReviewKDAcrossDepths(TestReviewKD):
     student_stages = ((8, 8, 8), (16, 4, 4))

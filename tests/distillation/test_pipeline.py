@@ -154,6 +154,7 @@ def test_a_run_killed_in_any_stage_resumes_to_the_same_result(
         assert timeless(tmp_path / "run" / part / "metrics.jsonl") == timeless(whole.out / part / "metrics.jsonl")
 
 
+@pytest.mark.filterwarnings("ignore:reviewkd pairs stages:UserWarning")
 @pytest.mark.parametrize(
     ("method", "student", "learns_from"),
     [("simkd", VIT, None), ("semckd", VIT, None), ("crd", VIT, None), ("reviewkd", "resnet8", VIT)],
