@@ -64,6 +64,8 @@ def run(job: dict[str, Any]) -> None:
 
 
 def serve() -> None:
+    # A shell that starts the tests in the background makes them ignore interrupts; a user's terminal does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
     for verb in ("bench", "distill", "export", "methods"):
