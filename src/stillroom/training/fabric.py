@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -57,7 +58,15 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
         strategy=DDPStrategy(find_unused_parameters=True),
     )
     fabric.launch()
+    # The process group's own threads must end before the interpreter does, or they can abort the process; Fabric sees to
+    # that for NCCL only.
+    atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_plain(fabric: Fabric) -> bool:
