@@ -1,0 +1,1 @@
+"""Diffusion models: denoisers, schedules, fast solvers, learned schedules, the geometry of sampling."""
