@@ -18,11 +18,24 @@ VERBS = {
     "doctor": "show versions, devices, extras and data found",
 }
 
+# Each field has a group of verbs, named after its package.
+GROUPS = {
+    "diffusion": {
+        "train": "train a small diffusion model of images",
+        "sample": "draw samples from a diffusion model in a few evaluations",
+        "schedule": "search noise levels and solver for a model and a budget",
+        "trajectory": "measure and draw the geometry of sampling trajectories",
+        "bench": "quality against evaluations: solvers x schedules",
+    },
+}
+
 HELP = f"""stillroom {__version__} - trained models made small, few-step, robust and safe to ship
 
 usage: stillroom VERB [options]        stillroom VERB --help lists the options of a verb
 
 {chr(10).join(f"  {verb:<10} {text}" for verb, text in VERBS.items())}
+
+{chr(10).join(f"  {group:<10} {' | '.join(verbs)}" for group, verbs in GROUPS.items())}
 
 Every verb runs offline on embedded data without any option. Start with: stillroom distill
 exit codes: 0 success, 1 failure, 2 usage or bad input"""
@@ -63,13 +76,29 @@ def _run(arguments: list[str]) -> int:
     if verb in ("-V", "--version"):
         print(f"stillroom {__version__}")
         return 0
+    if verb in GROUPS:
+        return _run_in_group(verb, rest)
     if verb not in VERBS:
-        raise unknown_name("verb", verb, VERBS)
+        raise unknown_name("verb", verb, [*VERBS, *GROUPS])
     return int(import_module(f"stillroom.cli.{verb}").run(rest))
 
 
+def _run_in_group(group: str, arguments: list[str]) -> int:
+    verbs = GROUPS[group]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(f"usage: stillroom {group} VERB [options]\n")
+        print("\n".join(f"  {verb:<10} {text}" for verb, text in verbs.items()))
+        return 0 if arguments else 2
+    if arguments[0] not in verbs:
+        raise unknown_name(f"verb of {group}", arguments[0], verbs)
+    return int(import_module(f"stillroom.cli.{group}.{arguments[0]}").run(arguments[1:]))
+
+
 def _end(arguments: list[str], why: object, code: int) -> int:
-    name = f"stillroom {arguments[0]}" if arguments and arguments[0] in VERBS else "stillroom"
+    known = 1 if arguments and arguments[0] in VERBS else 0
+    if len(arguments) > 1 and arguments[1] in GROUPS.get(arguments[0], ()):
+        known = 2
+    name = " ".join(["stillroom", *arguments[:known]])
     print(f"{name}: {' '.join(str(why).split())}", file=sys.stderr)
     return code
 

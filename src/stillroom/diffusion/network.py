@@ -57,6 +57,8 @@ class NetworkOptions:
 class NoiseEmbedding(nn.Module):
     """Sines and cosines of the noise level's encoding, then two layers."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         half = width // 2

@@ -107,5 +107,6 @@ def denoising_step(
     """Do one update and let the moving average follow."""
     parts = supervised_step(task, optimizer, batch, fabric, recipe)
     inner = getattr(task, "module", task)
+    assert isinstance(inner, DenoisingTask)
     inner.ema.update(inner.denoiser)
     return parts

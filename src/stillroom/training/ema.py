@@ -16,7 +16,8 @@ class EMA(nn.Module):
     """A copy of a module whose weights follow the original's slowly: ``e <- e + (1 - d_t)(w - e)``.
 
     The decay ``d_t = min(decay, (1 + t) / (10 + t))`` is small in the first updates, so that the average forgets the
-    initial weights. Buffers are copied. The copy and its count of updates are part of the state of whatever module holds it.
+    initial weights. Buffers are copied. The copy and its count of updates are part of the state of the module that
+    holds it.
 
     Args:
         module: What is averaged.
@@ -54,4 +55,3 @@ class EMA(nn.Module):
         for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(buffer)
         self.updates += 1
-

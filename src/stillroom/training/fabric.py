@@ -58,8 +58,8 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
         strategy=DDPStrategy(find_unused_parameters=True),
     )
     fabric.launch()
-    # The process group's own threads must end before the interpreter does, or they can abort the process; Fabric sees to
-    # that for NCCL only.
+    # The process group's own threads must end before the interpreter does, or they can abort the process; Fabric sees
+    # to that for NCCL only.
     atexit.register(_leave_group)
     return fabric
 

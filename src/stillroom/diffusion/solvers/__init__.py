@@ -1,0 +1,42 @@
+"""Deterministic solvers of the probability-flow ODE, one file a family; each only turns a schedule into a plan."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from stillroom.diffusion.solvers.euler import Euler
+from stillroom.diffusion.solvers.plan import Solver
+from stillroom.errors import InputError, unknown_name
+
+__all__ = ["SOLVERS", "make_solver", "solver_options"]
+
+SOLVERS: dict[str, type[Any]] = {"euler": Euler}
+
+
+def make_solver(name: str, **options: Any) -> Solver:
+    """Return a solver by its key in ``SOLVERS``.
+
+    Raises:
+        InputError: There is no such solver, or it knows no such option.
+
+    Example:
+        >>> make_solver("euler").name
+        'euler'
+    """
+    if name not in SOLVERS:
+        raise unknown_name("solver", name, SOLVERS)
+    known = {field.name for field in fields(SOLVERS[name])}
+    for option in options:
+        if option not in known:
+            raise InputError(f"solver {name} has no option {option!r}; it knows {', '.join(sorted(known)) or 'none'}")
+    solver: Solver = SOLVERS[name](**options)
+    return solver
+
+
+def solver_options(solver: Solver) -> tuple[str, dict[str, Any]]:
+    """Return a solver's key in ``SOLVERS`` and the options that rebuild it."""
+    key = next((key for key, kind in SOLVERS.items() if type(solver) is kind), None)
+    if key is None:
+        raise InputError(f"{type(solver).__name__} is none of stillroom's solvers, so it cannot be stored by name")
+    return key, {field.name: getattr(solver, field.name) for field in fields(SOLVERS[key])}
