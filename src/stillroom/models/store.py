@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from stillroom.errors import InputError
-from stillroom.files import output_errors, plain, write_bytes_atomic, write_json_atomic
 from stillroom.models.composed import Projector, ReusedClassifier
 from stillroom.models.create import ModelSpec, create_model
-from stillroom.models.weights import load_weights, read_weights
+from stillroom.models.stored import Fields, read_model, state_hash, write_model
+from stillroom.models.weights import load_weights
 
 __all__ = ["LoadedModel", "ModelCard", "load_model", "save_model", "weights_hash"]
 
-FORMAT = "stillroom-model"
-VERSION = 1
+KIND = ("stillroom-model", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,7 @@ def weights_hash(model: nn.Module) -> str:
         >>> weights_hash(net) == before
         False
     """
-    return _hash(model.state_dict())
+    return state_hash(model.state_dict())
 
 
 def save_model(directory: str | Path, model: nn.Module, card: ModelCard) -> None:
@@ -98,30 +94,16 @@ def save_model(directory: str | Path, model: nn.Module, card: ModelCard) -> None
     """
     if isinstance(card.architecture, str) and ModelSpec.parse(card.architecture).weights is not None:
         raise InputError(f"the card's architecture {card.architecture!r} must not name weights")
-    state = model.state_dict()
     about = {
-        "format": FORMAT,
-        "format_version": VERSION,
         "architecture": card.architecture,
         "num_classes": card.num_classes,
         "classes": card.classes,
         "mean": card.mean,
         "std": card.std,
         "input_shape": card.input_shape,
-        "weights_sha256": _hash(state),
         "extra": card.extra,
     }
-    try:
-        about = plain(about)
-    except TypeError as error:
-        raise InputError(f"the model card cannot be stored: {error}") from error
-    directory = Path(directory)
-    with output_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    # Copies: tied weights share memory, which the format refuses.
-    tensors = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
-    write_bytes_atomic(directory / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    write_json_atomic(directory / "model.json", about)
+    write_model(directory, model.state_dict(), KIND, about)
 
 
 def load_model(path: str | Path, *, allow_import: bool = False) -> LoadedModel:
@@ -138,16 +120,10 @@ def load_model(path: str | Path, *, allow_import: bool = False) -> LoadedModel:
     Raises:
         InputError: A file is missing, damaged, of another format, or does not fit the other.
     """
-    file = Path(path)
-    file = file if file.suffix == ".json" else file / "model.json"
-    about = _read(file)
-    card = _card(about, file)
-    model = _build(card.architecture, card, file, allow_import)
-    weights = file.with_name("model.safetensors")
-    state = read_weights(weights)
-    if _hash(state) != about["weights_sha256"]:
-        raise InputError(f"{weights} is not what {file.name} describes (its hash differs); save the model again")
-    load_weights(model, state, source=weights)
+    stored = read_model(path, KIND)
+    card = _card(stored.about, stored.file)
+    model = _build(card.architecture, card, stored.file, allow_import)
+    load_weights(model, stored.state(), source=stored.weights)
     return LoadedModel(model.eval(), card)
 
 
@@ -165,7 +141,7 @@ def _build(architecture: object, card: ModelCard, file: Path, allow_import: bool
         return create_model(spec, num_classes=card.num_classes, in_channels=channels, image_size=(height, width))
     if not isinstance(architecture, Mapping) or architecture.get("kind") != "reused_classifier":
         raise InputError(f"{file} describes an architecture this version does not know; update stillroom")
-    part = _Fields(architecture, file)
+    part = Fields(architecture, file)
     pool_size = None if architecture.get("pool_size") is None else part.number("pool_size")
     student, teacher = part.number("student_channels"), part.number("teacher_channels")
     return ReusedClassifier(
@@ -178,58 +154,8 @@ def _build(architecture: object, card: ModelCard, file: Path, allow_import: bool
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{file} does not exist; a stored model is model.json and model.safetensors") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file} is damaged or not readable: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(f"{file} describes no stillroom model")
-    if about.get("format_version") != VERSION:
-        raise InputError(
-            f"{file} has format version {about.get('format_version')!r:.20}, this stillroom reads {VERSION}; "
-            "load it with the version that wrote it"
-        )
-    return about
-
-
-class _Fields:
-    """Typed access to what a file says; a field that is missing or of another type is the user's to know."""
-
-    def __init__(self, values: Mapping[str, object], file: Path) -> None:
-        self.values = values
-        self.file = file
-
-    def _field(self, name: str, kinds: tuple[type, ...], words: str) -> Any:
-        value = self.values.get(name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise InputError(f"{self.file}: {name!r} must be {words}, not {value!r:.60}")
-        return value
-
-    def text(self, name: str) -> str:
-        return str(self._field(name, (str,), "a text"))
-
-    def number(self, name: str) -> int:
-        value = int(self._field(name, (int,), "a whole number"))
-        if not 1 <= value <= 1_000_000:
-            raise InputError(f"{self.file}: {name!r} must lie in 1..1000000, not {value}")
-        return value
-
-    def row(self, name: str, kinds: tuple[type, ...], words: str) -> tuple[Any, ...]:
-        values = self._field(name, (list,), words)
-        if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
-            raise InputError(f"{self.file}: {name!r} must be {words}")
-        return tuple(values)
-
-    def table(self, name: str) -> dict[str, object]:
-        return dict(self._field(name, (dict,), "an object"))
-
-
 def _card(about: Mapping[str, object], file: Path) -> ModelCard:
-    part = _Fields(about, file)
-    part.text("weights_sha256")
+    part = Fields(about, file)
     shape = part.row("input_shape", (int,), "three whole numbers")
     if len(shape) != 3:
         raise InputError(f"{file}: 'input_shape' must be three whole numbers")
@@ -246,12 +172,3 @@ def _card(about: Mapping[str, object], file: Path) -> ModelCard:
         )
     except InputError as error:
         raise InputError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
-
-
-def _hash(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
