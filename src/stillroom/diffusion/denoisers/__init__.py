@@ -1,0 +1,1 @@
+"""Denoisers: closed forms, preconditioned networks, guidance, and models of other libraries."""
