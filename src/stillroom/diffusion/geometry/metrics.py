@@ -16,7 +16,7 @@ from torch.linalg import vector_norm
 
 from stillroom.errors import InputError
 
-__all__ = ["TrajectoryMetrics", "chord_deviation", "deviation", "trajectory_metrics"]
+__all__ = ["TrajectoryMetrics", "check_trajectory", "chord_deviation", "deviation", "trajectory_metrics"]
 
 
 def chord_deviation(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -52,7 +52,8 @@ def chord_deviation(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
     unit = chord / length.where(length > 0, 1)
     apart = (end - points).flatten(len(lead) + 1)
     across = apart - (apart * unit).sum(-1, keepdim=True) * unit
-    return vector_norm(across, dim=-1) * (length > 0)[:, 0]
+    found: Tensor = vector_norm(across, dim=-1) * (length > 0)[:, 0]
+    return found
 
 
 def deviation(trajectory: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def deviation(trajectory: Tensor) -> Tensor:
         >>> deviation(torch.tensor([[[0.0, 0.0]], [[1.0, 3.0]], [[4.0, 0.0]]]))
         tensor([[3.]])
     """
-    _check_trajectory(trajectory)
+    check_trajectory(trajectory)
     return chord_deviation(trajectory[1:-1], trajectory[0], trajectory[-1]).T
 
 
@@ -111,7 +112,7 @@ def trajectory_metrics(states: Tensor, denoised: Tensor, derivatives: Tensor) ->
         >>> trajectory_metrics(states, states[1:], states[:-1]).norm.T
         tensor([[5., 1., 0.]])
     """
-    _check_trajectory(states)
+    check_trajectory(states)
     if denoised.shape != states[1:].shape or derivatives.shape != denoised.shape:
         raise InputError(
             f"{len(states)} states {tuple(states.shape)} need one output and one derivative less, got "
@@ -130,6 +131,11 @@ def trajectory_metrics(states: Tensor, denoised: Tensor, derivatives: Tensor) ->
     )
 
 
-def _check_trajectory(trajectory: Tensor) -> None:
+def check_trajectory(trajectory: Tensor) -> None:
+    """Check that there are two points or more.
+
+    Raises:
+        InputError: The tensor is not [T, B, ...] with T >= 2.
+    """
     if trajectory.ndim < 3 or len(trajectory) < 2:
         raise InputError(f"a trajectory is [T, B, ...] with at least two points, got {tuple(trajectory.shape)}")
