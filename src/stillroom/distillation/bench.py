@@ -24,7 +24,7 @@ from stillroom.distillation.cells import (
     run_cells,
     train_teacher,
 )
-from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights, environment
+from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights
 from stillroom.distillation.evaluate import evaluate
 from stillroom.distillation.networks import Normalisation, inputs, to_be_trained
 from stillroom.distillation.offline._method import Convention
@@ -32,6 +32,7 @@ from stillroom.distillation.options import short_training
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import write_text_atomic
 from stillroom.reports.html import BenchReport, bench_table, write_report
+from stillroom.reports.page import environment
 from stillroom.reports.tables import Table, markdown
 from stillroom.training.fabric import Device, Precision
 from stillroom.training.recipe import Recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillroom import __version__
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.cache import cached_teacher
@@ -36,6 +34,7 @@ from stillroom.models.cost import measure
 from stillroom.models.store import save_model
 from stillroom.reports.changes import class_changes
 from stillroom.reports.html import ModelRow, Report, write_report
+from stillroom.reports.page import environment
 from stillroom.training.contracts import Teacher
 from stillroom.training.fabric import Device, Precision, make_fabric
 from stillroom.training.recipe import PRESETS, Recipe, default_lr
@@ -43,7 +42,7 @@ from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import LiveTeacher
 from stillroom.training.teacher import Precision as TeacherPrecision
 
-__all__ = ["MAY_CHANGE", "Distilled", "as_method", "as_recipe", "as_weights", "distill", "environment"]
+__all__ = ["MAY_CHANGE", "Distilled", "as_method", "as_recipe", "as_weights", "distill"]
 
 # Options that change no result, and may differ when a run is resumed.
 MAY_CHANGE = frozenset({"out", "device", "checkpoint_every", "tensorboard", "show_progress"})
@@ -316,19 +315,6 @@ def as_weights(weights: Convention | Weights | Mapping[str, float], method: Meth
     if weights not in method.presets:
         raise unknown_name("weights", weights, method.presets)
     return method.presets[weights]
-
-
-def environment() -> dict[str, Any]:
-    """Return the versions and devices a result depends on."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "stillroom": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "accelerators": devices,
-    }
 
 
 def live_answers(teacher: LiveTeacher, setting: Setting) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.files import write_text_atomic
@@ -14,7 +14,7 @@ from stillroom.reports import plots
 from stillroom.reports.changes import ClassChanges
 from stillroom.reports.tables import Cell, Column, Table, mean_ci, paired_difference, scaled
 
-__all__ = ["BenchReport", "ModelRow", "Report", "bench_table", "comparison_table", "headline", "write_report"]
+__all__ = ["BenchReport", "ModelRow", "Report", "bench_table", "comparison_table", "headline", "render", "write_report"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 20  # in a plot; the tables hold them all
@@ -189,6 +189,29 @@ def write_report(path: Path, report: Report | BenchReport) -> None:
         MissingExtraError: jinja2 or matplotlib is not installed.
         OutputError: The file cannot be written.
     """
+    if isinstance(report, Report):
+        render(path, "distill.html", report, _distill_content(report))
+    else:
+        render(path, "bench.html", report, _bench_content(report))
+
+
+class _Framed(Protocol):
+    """What every page shows around its content."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def config(self) -> Mapping[str, object]: ...
+    @property
+    def environment(self) -> Mapping[str, object]: ...
+    @property
+    def command(self) -> str: ...
+
+
+def render(path: Path, template: str, report: _Framed, content: Mapping[str, Any]) -> None:
+    """Write a template filled with what every page shows and with its own content."""
     try:
         import jinja2
     except ImportError as error:
@@ -200,10 +223,6 @@ def write_report(path: Path, report: Report | BenchReport) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    if isinstance(report, Report):
-        name, content = "distill.html", _distill_content(report)
-    else:
-        name, content = "bench.html", _bench_content(report)
     shared = {
         "title": report.title,
         "notes": report.notes,
@@ -211,7 +230,7 @@ def write_report(path: Path, report: Report | BenchReport) -> None:
         "environment": list(_flat(report.environment)),
         "command": report.command,
     }
-    write_text_atomic(path, environment.get_template(name).render(**shared, **content))
+    write_text_atomic(path, environment.get_template(template).render(**shared, **content))
 
 
 def _distill_content(report: Report) -> dict[str, Any]:

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Point", "accuracy_vs_latency", "class_change_bars", "lost_heat_map", "seed_strip", "training_curves"]
+__all__ = [
+    "ACCENT",
+    "INK",
+    "LINE",
+    "MUTED",
+    "Point",
+    "accuracy_vs_latency",
+    "class_change_bars",
+    "lost_heat_map",
+    "seed_strip",
+    "svg",
+    "training_curves",
+]
 
 # Stand-ins that are drawn with and then replaced by the page's own colours.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -73,7 +85,7 @@ def accuracy_vs_latency(points: Sequence[Point]) -> str:
         axes.margins(y=0.2)
         _label(axes, points)
 
-    return _svg(draw, 6.4, 3.4)
+    return svg(draw, 6.4, 3.4)
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:
@@ -119,7 +131,7 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
                 axes.plot(epochs, measured, color=colour, linestyle=dash, marker=marker, markersize=4, label=name)
             axes.legend(fontsize=9)
 
-    return _svg(draw, max(4.8, 4.3 * len(panels)), 3.2)
+    return svg(draw, max(4.8, 4.3 * len(panels)), 3.2)
 
 
 def class_change_bars(names: Sequence[str], changes: Sequence[float]) -> str:
@@ -137,7 +149,7 @@ def class_change_bars(names: Sequence[str], changes: Sequence[float]) -> str:
         axes.grid(axis="x")
         axes.set_xlabel("change of accuracy, student − teacher [points]")
 
-    return _svg(draw, 6.4, 0.9 + 0.27 * len(names))
+    return svg(draw, 6.4, 0.9 + 0.27 * len(names))
 
 
 def lost_heat_map(names: Sequence[str], lost: NDArray[np.int64]) -> str:
@@ -167,7 +179,7 @@ def lost_heat_map(names: Sequence[str], lost: NDArray[np.int64]) -> str:
         axes.set_ylabel("true class")
 
     side = 1.6 + 0.36 * len(names)
-    return _svg(draw, side + 0.4, side)
+    return svg(draw, side + 0.4, side)
 
 
 def seed_strip(groups: Mapping[str, Sequence[float]], *, unit: str = "top-1 [%]") -> str:
@@ -189,10 +201,10 @@ def seed_strip(groups: Mapping[str, Sequence[float]], *, unit: str = "top-1 [%]"
         axes.grid(axis="x")
         axes.set_xlabel(unit)
 
-    return _svg(draw, 6.8, 0.9 + 0.34 * len(groups))
+    return svg(draw, 6.8, 0.9 + 0.34 * len(groups))
 
 
-def _svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
+def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     """Draw on a figure of so many inches and return it as an ``<svg>`` element for a page."""
     try:
         import matplotlib
