@@ -137,6 +137,9 @@ class Fields:
             raise InputError(f"{self.file}: {name!r} must lie in 1..1000000, not {value}")
         return value
 
+    def real(self, name: str) -> float:
+        return float(self._field(name, (int, float), "a number"))
+
     def row(self, name: str, kinds: tuple[type, ...], words: str) -> tuple[Any, ...]:
         values = self._field(name, (list,), words)
         if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):

@@ -13,7 +13,7 @@ from stillroom.errors import InputError, MissingExtraError, unknown_name
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Device", "Precision", "is_plain", "make_fabric"]
+__all__ = ["Device", "Precision", "is_plain", "make_fabric", "torch_device"]
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -38,11 +38,7 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
     for name, value, known in (("device", device, get_args(Device)), ("precision", precision, get_args(Precision))):
         if value not in known:
             raise unknown_name(name, value, known)
-    absent = (device == "cuda" and not torch.cuda.is_available()) or (
-        device == "mps" and not torch.backends.mps.is_available()
-    )
-    if absent:
-        raise InputError(f"device {device!r} is not available here; use 'auto' or 'cpu'")
+    _check_present(device)
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     if precision == "16-mixed" and (device == "cpu" or not accelerated):
         raise InputError("precision '16-mixed' needs an accelerator; on a CPU use 'bf16-mixed' or '32'")
@@ -62,6 +58,30 @@ def make_fabric(device: Device = "auto", precision: Precision = "32") -> Fabric:
     # to that for NCCL only.
     atexit.register(_leave_group)
     return fabric
+
+
+def torch_device(device: Device) -> torch.device:
+    """Return torch's device for work that needs no Fabric; ``auto`` takes an accelerator when there is one.
+
+    Raises:
+        InputError: The device is not there.
+
+    Example:
+        >>> torch_device("cpu")
+        device(type='cpu')
+    """
+    _check_present(device)
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _check_present(device: str) -> None:
+    absent = (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent:
+        raise InputError(f"device {device!r} is not available here; use 'auto' or 'cpu'")
 
 
 def _leave_group() -> None:

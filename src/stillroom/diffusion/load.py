@@ -1,0 +1,136 @@
+"""Find a diffusion model by what a user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.diffusion.denoiser import DenoisingModel
+from stillroom.errors import InputError
+
+__all__ = ["FORMS", "load_denoiser"]
+
+FORMS = "digits, RUN_DIR, optimal:DATA[@BANDWIDTH], diffusers:FOLDER_OR_ID or edm:FILE"
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def load_denoiser(
+    spec: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    allow_pickle: bool = False,
+    images: int | None = None,
+    image_size: int | None = None,
+) -> DenoisingModel:
+    """Load a model.
+
+    Args:
+        spec: ``digits``, the model that comes with stillroom; the directory of a run of ``stillroom diffusion train``,
+            or its ``model.json``; ``optimal:DATA`` or ``optimal:DATA@BANDWIDTH``, the closed-form denoiser of a data
+            set's training images, smeared; ``diffusers:FOLDER_OR_ID``; ``edm:FILE``.
+        device: Where it computes.
+        allow_pickle: Read files that are pickles, which can run code when opened.
+        images: For ``optimal:DATA``: only so many training images, the first ones.
+        image_size: For ``optimal:DATA``: resize the images to squares of this side.
+
+    Raises:
+        InputError: There is no such model; the message names the forms.
+
+    Example:
+        >>> load_denoiser("digits").shape
+        (1, 8, 8)
+    """
+    kind, _, rest = str(spec).partition(":")
+    if kind != "optimal" and (images is not None or image_size is not None):
+        raise InputError("images and image_size choose the data of optimal:DATA; they do not change another model")
+    if kind == "optimal" and rest:
+        return _optimal(rest, torch.device(device), allow_pickle, images, image_size)
+    if kind == "diffusers" and rest:
+        from stillroom.diffusion.denoisers.diffusers_models import diffusers_model
+
+        return diffusers_model(rest, device=device)
+    if kind == "edm" and rest:
+        from stillroom.diffusion.denoisers.edm_checkpoints import edm_checkpoint
+
+        return edm_checkpoint(rest, allow_pickle=allow_pickle, device=device)
+    path = PRETRAINED / str(spec)
+    if str(spec) != "digits":
+        path = Path(spec)
+        if not path.exists():
+            raise InputError(f"there is no model {str(spec)!r}; name one as {FORMS}")
+    return _own(path, str(spec), device)
+
+
+def _own(path: Path, name: str, device: torch.device | str) -> DenoisingModel:
+    from stillroom.diffusion.store import read_denoiser
+
+    denoiser, card = read_denoiser(path)
+    denoiser.requires_grad_(False).to(device)
+    return DenoisingModel(
+        denoiser=denoiser,
+        shape=card.shape,
+        sigma_min=card.sigma_min,
+        sigma_max=card.sigma_max,
+        name=name,
+        classes=len(card.classes),
+        feature=_latest_output(denoiser.network.middle),
+        extra={"class_names": list(card.classes), **card.extra},
+    )
+
+
+def _latest_output(module: nn.Module) -> Callable[[], Tensor]:
+    """Return what tells the output of a module's latest call."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        kept[:] = [output]
+
+    def latest() -> Tensor:
+        if not kept:
+            raise InputError("the model has no feature map before its first call")
+        return kept[0]
+
+    module.register_forward_hook(keep)
+    return latest
+
+
+def _optimal(
+    text: str, device: torch.device, allow_pickle: bool, images: int | None, image_size: int | None
+) -> DenoisingModel:
+    from stillroom.data.images import TensorImages
+    from stillroom.data.options import DataOptions
+    from stillroom.data.sources import load_data
+    from stillroom.diffusion.denoisers.closed_form import OptimalDenoiser
+
+    name, at, last = text.rpartition("@")
+    name, bandwidth = (name, _bandwidth(last, text)) if at else (text, 0.0)
+    options = DataOptions(name=name, augment="none", image_size=image_size, allow_pickle=allow_pickle)
+    data = load_data(options)
+    train = data.train
+    if not isinstance(train, TensorImages):
+        raise InputError(f"{name} does not fit in memory, which its closed form needs; use a smaller image_size")
+    if images is not None and not 1 <= images <= len(train):
+        raise InputError(f"images is {images}; {name} has 1 to {len(train)} training images to choose")
+    pixels, target = train.pixels[:images], train.target[:images]
+    denoiser = OptimalDenoiser(pixels.to(device).float() / 127.5 - 1, labels=target.to(device), bandwidth=bandwidth)
+    return DenoisingModel(
+        denoiser=denoiser,
+        shape=data.shape,
+        name=f"optimal:{text}",
+        classes=len(data.classes),
+        extra={"class_names": list(data.classes), "data": name, "images": len(target), "bandwidth": bandwidth},
+    )
+
+
+def _bandwidth(text: str, spec: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"optimal:{spec}: {text!r} behind the @ is no bandwidth; write optimal:DATA@0.2, say"
+        ) from None
