@@ -1,9 +1,9 @@
 """Every deterministic stock scheduler of diffusers with each of its built-in schedules, driven by an EDM denoiser.
 
-A scheduler only ever sees what a pipeline would show it: model outputs and samples in its own space. Discrete schedulers
-get a model with 1,000 training steps whose noise levels run from ``sigma_min`` to ``sigma_max`` uniformly in VP time, as
-trained models have; the denoiser is evaluated exactly at the noise level the scheduler works with, so that none loses by the
-rounding of its timesteps.
+A scheduler only sees what a pipeline would show it: model outputs and samples in its own space. Discrete schedulers
+get a model with 1,000 training steps whose noise levels run from ``sigma_min`` to ``sigma_max`` uniformly in VP time,
+as trained models have; the denoiser is evaluated exactly at the noise level the scheduler works with, so that none
+loses by the rounding of its timesteps.
 """
 
 from __future__ import annotations
