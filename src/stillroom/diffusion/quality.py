@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.models.store import load_model
@@ -55,12 +55,17 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     if real.shape[1] != generated.shape[1]:
         raise InputError(f"real features have {real.shape[1]} dimensions, generated ones {generated.shape[1]}")
     real, generated = real.double(), generated.double()
-    values, vectors = torch.linalg.eigh(torch.atleast_2d(real.T.cov()))
+    values, vectors = torch.linalg.eigh(_covariance(real))
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    other = torch.atleast_2d(generated.T.cov())
+    other = _covariance(generated)
     mixed = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
     apart = (real.mean(0) - generated.mean(0)).square().sum()
     return float(apart + values.sum() + other.trace() - 2 * mixed)
+
+
+def _covariance(features: Tensor) -> Tensor:
+    width = features.shape[1]
+    return features.T.cov().reshape(width, width)
 
 
 def classifier_features(run: str | Path) -> Features:
@@ -70,8 +75,8 @@ def classifier_features(run: str | Path) -> Features:
         run: The classifier's run directory.
 
     Returns:
-        A function of images [B, C, H, W] in -1..1; other sizes are resized to the classifier's, grey images repeated for
-        a colour classifier. It returns [B, d].
+        A function of images [B, C, H, W] in -1..1 that returns [B, d]; other sizes are resized to the classifier's, grey
+        images repeated for a colour classifier.
 
     Raises:
         InputError: There is no stored classifier, or the images do not fit it.
@@ -112,13 +117,13 @@ def inception_features() -> Features:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
     if not weights.is_file():
         raise InputError(f"FID needs the Inception weights at {weights}; put the file of pytorch-fid's releases there")
-    network: nn.Module = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+    network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
     def features(images: Tensor) -> Tensor:
         images = _fit(images, 3, None)
         with torch.no_grad():  # pixels as a PNG would hold them, as FID is computed from files
-            pooled: Tensor = network(((images.clamp(-1, 1) * 127.5 + 127.5).round() / 255).float())[0]
-        return pooled.flatten(1)
+            (pooled,) = network(((images.clamp(-1, 1) * 127.5 + 127.5).round() / 255).float())
+        return torch.flatten(pooled, 1)
 
     return features
 
