@@ -18,7 +18,7 @@ from stillroom.diffusion.solvers.plan import Plan, Solver, as_sigmas
 from stillroom.errors import InputError
 from stillroom.files import write_json_atomic
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "steps_for"]
 
 FORMAT = "stillroom-schedule"
 VERSION = 1
@@ -123,3 +123,30 @@ class Sampler:
                 raise
             raise InputError(f"{path} is damaged: {error}") from None
         return cls(solver, sigmas, *flags, about=about.get("about") or {})
+
+
+def steps_for(solver: Solver, nfe: int, *, afs: bool = False, denoise_to_zero: bool = False) -> int:
+    """Return the number of steps that cost a budget of evaluations, on a schedule that ends above 0.
+
+    Args:
+        solver: How to integrate.
+        nfe: Evaluations of the denoiser.
+        afs: Analytical first step, which saves one.
+        denoise_to_zero: Final denoising, which costs one.
+
+    Raises:
+        InputError: No number of steps costs this.
+
+    Example:
+        >>> from stillroom.diffusion.solvers import DPMpp, Heun
+        >>> steps_for(DPMpp(3), 5), steps_for(Heun(), 5, afs=True)
+        (5, 3)
+    """
+    each = len(solver.plan((2.0, 1.0)).calls)
+    steps, rest = divmod(nfe + afs - denoise_to_zero, each)
+    if rest or steps < 1:
+        possible = [each * max(steps, 1), each * (max(steps, 0) + 1)] if rest or each > 1 else [1]
+        shown = " or ".join(str(number - afs + denoise_to_zero) for number in sorted(set(possible)))
+        extras = "".join([" with afs" if afs else "", " with denoise_to_zero" if denoise_to_zero else ""])
+        raise InputError(f"{solver.name}{extras} cannot spend {nfe} evaluations; use {shown}")
+    return steps

@@ -34,8 +34,8 @@ class Trajectory:
     """Where sampling went.
 
     Shapes:
-        states: [N + 1, B, ...], the states at the schedule's noise levels (one more with ``denoise_to_zero``).
-        denoised: [N, B, ...], what the denoiser said at the start of each step.
+        states: [N + 1, B, ...], the states at the schedule's noise levels; ``denoise_to_zero`` is one more step, to 0.
+        denoised: [N, B, ...], what the denoiser said at the start of each step, before any ``transform``.
         derivatives: [N, B, ...], ``(x - D) / sigma`` likewise.
     """
 
@@ -80,6 +80,11 @@ def integrate(
             denoised = denoiser(memory.x, table.levels[k], condition)
         if transform is not None:
             denoised = transform(denoised)
+        if denoised.shape != x.shape:
+            raise FailureError(
+                f"the denoiser returned shape {tuple(denoised.shape)} for samples of shape {tuple(x.shape)} "
+                f"(evaluation {k + 1}); it must return denoised samples"
+            )
         after = advance(plan, table, k, memory, denoised)
         if watch is not None:
             watch(k, memory, denoised, after)
@@ -125,7 +130,7 @@ def sample(
     plan, table, x = _prepare(noise, sigmas, solver, denoise_to_zero)
     with torch.no_grad():
         result = integrate(plan, table, denoiser, x, condition=condition, afs=afs, transform=transform)
-        if result.shape != x.shape or not bool(result.isfinite().all()):
+        if not bool(result.isfinite().all()):
             _explain(plan, table, denoiser, x, condition, afs, transform)
     return result
 
@@ -148,20 +153,24 @@ def trajectory(
         FailureError: Likewise.
     """
     plan, table, x = _prepare(noise, sigmas, solver, denoise_to_zero)
-    states, outputs, derivatives = [x], [], []
+    states, outputs, derivatives, said = [x], [], [], [x]
+
+    def listen(denoised: Tensor) -> Tensor:
+        said[0] = denoised
+        return denoised if transform is None else transform(denoised)
 
     def watch(k: int, before: Memory, denoised: Tensor, after: Memory) -> None:
         call = plan.calls[k]
         if k == 0 or plan.calls[k - 1].step != call.step:
-            outputs.append(denoised)
-            derivatives.append((before.x - denoised) / call.sigma)
+            outputs.append(said[0])
+            derivatives.append((before.x - said[0]) / call.sigma)
         if call.correct is not None:
             states.append(after.base)
         if not call.hold or (k == len(plan.calls) - 1):
             states.append(after.x)
 
     with torch.no_grad():
-        result = integrate(plan, table, denoiser, x, condition=condition, afs=afs, transform=transform, watch=watch)
+        result = integrate(plan, table, denoiser, x, condition=condition, afs=afs, transform=listen, watch=watch)
         if not bool(result.isfinite().all()):
             _explain(plan, table, denoiser, x, condition, afs, transform)
     return Trajectory(

@@ -5,13 +5,39 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from stillroom.diffusion.solvers.adams_bashforth import IPNDM, IPNDMV
+from stillroom.diffusion.solvers.deis import DEIS
+from stillroom.diffusion.solvers.dpmpp import DPMpp
 from stillroom.diffusion.solvers.euler import Euler
 from stillroom.diffusion.solvers.plan import Solver
+from stillroom.diffusion.solvers.two_stage import DPM2, Heun
+from stillroom.diffusion.solvers.unipc import UniPC
 from stillroom.errors import InputError, unknown_name
 
-__all__ = ["SOLVERS", "make_solver", "solver_options"]
+__all__ = [
+    "DEIS",
+    "DPM2",
+    "IPNDM",
+    "IPNDMV",
+    "SOLVERS",
+    "DPMpp",
+    "Euler",
+    "Heun",
+    "UniPC",
+    "make_solver",
+    "solver_options",
+]
 
-SOLVERS: dict[str, type[Any]] = {"euler": Euler}
+SOLVERS: dict[str, type[Any]] = {
+    "euler": Euler,
+    "heun": Heun,
+    "dpm2": DPM2,
+    "ipndm": IPNDM,
+    "ipndm_v": IPNDMV,
+    "deis": DEIS,
+    "dpmpp": DPMpp,
+    "unipc": UniPC,
+}
 
 
 def make_solver(name: str, **options: Any) -> Solver:

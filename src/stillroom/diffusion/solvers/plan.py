@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from stillroom.errors import InputError
 
 __all__ = [
+    "JUMP",
     "Call",
     "Coefficients",
     "Memory",
@@ -36,10 +37,16 @@ History = Literal["denoised", "residual"]
 
 
 class Update(NamedTuple):
-    """``state * base + sum_j weights[j] * h_j``, where ``h_0`` is the newest value of the history."""
+    """``state * base + sum_j weights[j] * h_j``, where ``h_0`` is the newest value of the history.
+
+    Without weights it is ``JUMP``: the denoiser's output itself, exactly, as every solver's step to noise level 0.
+    """
 
     state: float
     weights: tuple[float, ...]
+
+
+JUMP = Update(0.0, ())
 
 
 class Call(NamedTuple):
@@ -76,16 +83,16 @@ class Plan:
     sigmas: tuple[float, ...]
     history: History
     calls: tuple[Call, ...]
+    depth: int = field(init=False)  # number of values of the history that any update reads; 0: none is kept
 
     def __post_init__(self) -> None:
         if not self.calls:
             raise InputError("a plan needs at least one evaluation")
-
-    @property
-    def depth(self) -> int:
-        """Number of values of the history that any update reads."""
         rows = [row for call in self.calls for row in (call.correct, call.update) if row is not None]
-        return max(len(row.weights) for row in rows)
+        depth = max(len(row.weights) for row in rows)
+        if self.history == "denoised" and depth == 1 and not any(call.hold for call in self.calls):
+            depth = 0  # a one-step rule mixes its own point and its own output
+        object.__setattr__(self, "depth", depth)
 
 
 class Solver(Protocol):
@@ -138,46 +145,55 @@ def with_final_denoising(plan: Plan) -> Plan:
     """
     if plan.sigmas[-1] == 0:
         raise InputError("denoise_to_zero needs a schedule that ends above 0; this one ends at 0 already")
-    row = Update(0.0, (1.0,)) if plan.history == "denoised" else Update(1.0, (-1.0,))
-    last = plan.calls[-1]._replace(hold=False)
-    final = Call(plan.sigmas[-1], last.step + 1, None, row)
-    return replace(plan, sigmas=(*plan.sigmas, 0.0), calls=(*plan.calls[:-1], last, final))
+    final = Call(plan.sigmas[-1], plan.calls[-1].step + 1, None, JUMP)
+    return replace(plan, sigmas=(*plan.sigmas, 0.0), calls=(*plan.calls, final))
 
 
 class Memory(NamedTuple):
     """What a solver carries from call to call.
 
     Shapes:
-        base: [B, ...], the state at the start of the step.
+        base: [B, ...], the state at the start of the step of the latest call, corrected if that call corrects it.
         x: [B, ...], the point of the next evaluation.
-        history: [depth, B, ...], a ring: call k writes its value into row k % depth.
+        history: ``depth`` times [B, ...], a ring: call k writes its value into entry k % depth.
+        columns: [elements, depth], the storage behind the history; ``None`` once autograd recorded a value of it.
     """
 
     base: Tensor
     x: Tensor
-    history: Tensor
+    history: tuple[Tensor, ...]
+    columns: Tensor | None
 
 
 class Coefficients(NamedTuple):
-    """The plan's numbers where the states are; row ``2k`` corrects, row ``2k + 1`` updates, both in ring order."""
+    """The plan's numbers where the states are, by call; the weights in ring order (``None``: none are needed)."""
 
-    levels: Tensor  # [calls]
-    weights: Tensor  # [2 * calls, depth]
+    levels: tuple[Tensor, ...]  # []
+    corrections: tuple[Tensor | None, ...]  # [depth]
+    updates: tuple[Tensor | None, ...]  # [depth]
 
 
 def coefficients(plan: Plan, like: Tensor) -> Coefficients:
-    """Bring a plan's numbers to the device and type of ``like``, once per schedule."""
-    depth = plan.depth
-    table = np.zeros((2 * len(plan.calls), depth))
+    """Bring a plan's numbers to the device and type of ``like``, once per schedule.
+
+    Raises:
+        InputError: A call reads further back than the first call.
+    """
+    count, depth = len(plan.calls), plan.depth
+    table = np.zeros((count, 2, depth))
     for k, call in enumerate(plan.calls):
-        for offset, row in ((0, call.correct), (1, call.update)):
-            for age, weight in enumerate(row.weights if row is not None else ()):
-                if k - age < 0:
+        for row, update in enumerate((call.correct, call.update)):
+            for age, weight in enumerate(update.weights if update is not None and depth else ()):
+                if age > k:
                     raise InputError(f"call {k} of the plan reads {age} values back, before the first")
-                table[2 * k + offset, (k - age) % depth] = weight
+                table[k, row, (k - age) % depth] = weight
     levels = torch.tensor([call.sigma for call in plan.calls], dtype=torch.float64)
-    weights = torch.from_numpy(table)
-    return Coefficients(levels.to(like.device, like.dtype), weights.to(like.device, like.dtype))
+    rows = torch.from_numpy(table).to(like.device, like.dtype).reshape(2 * count, depth).unbind()
+    return Coefficients(
+        levels.to(like.device, like.dtype).unbind(),
+        tuple(rows[2 * k] if call.correct is not None else None for k, call in enumerate(plan.calls)),
+        tuple(rows[2 * k + 1] if depth and call.update.weights else None for k, call in enumerate(plan.calls)),
+    )
 
 
 def begin(plan: Plan, x: Tensor) -> Memory:
@@ -186,19 +202,16 @@ def begin(plan: Plan, x: Tensor) -> Memory:
     Shapes:
         x: [B, ...], the state at the first noise level.
     """
-    depth = 0 if is_one_step(plan) else plan.depth
-    return Memory(x, x, x.new_zeros(depth, *x.shape))
-
-
-def is_one_step(plan: Plan) -> bool:
-    """Return whether every call only mixes its own point and its own output, so that no history is needed."""
-    return plan.depth == 1 and plan.history == "denoised" and not any(call.hold for call in plan.calls)
+    if plan.depth == 0:
+        return Memory(x, x, (), None)
+    storage = x.new_zeros(plan.depth, *x.shape)
+    return Memory(x, x, storage.unbind(), storage.flatten(1).t())
 
 
 def advance(plan: Plan, table: Coefficients, k: int, memory: Memory, denoised: Tensor) -> Memory:
     """Apply call ``k``: remember what the denoiser said and compute the next point of evaluation.
 
-    The history's storage may be reused, so an earlier memory must not be read again; under autograd it is copied.
+    The history's storage is reused, so an earlier memory must not be read again; under autograd nothing is overwritten.
 
     Args:
         plan: What to do.
@@ -211,27 +224,30 @@ def advance(plan: Plan, table: Coefficients, k: int, memory: Memory, denoised: T
         The memory after it; ``x`` is where the next call evaluates, and the result after the last.
     """
     call = plan.calls[k]
-    base, x, history = memory
-    if is_one_step(plan):
-        state = call.update.state  # state + weight = 1 for every one-step rule
-        x = torch.lerp(denoised, base, state)
-        return Memory(x, x, history)
-    if torch.is_grad_enabled() and (x.requires_grad or denoised.requires_grad or history.requires_grad):
-        history = history.clone()
-    row = history[k % len(history)]
-    if plan.history == "residual":
-        if history.requires_grad or x.requires_grad or denoised.requires_grad:
-            row.copy_(x - denoised)
-        else:
-            torch.sub(x, denoised, out=row)
+    x, history, columns = memory.x, memory.history, memory.columns
+    base = memory.base if k and plan.calls[k - 1].hold else x
+    if denoised.dtype != x.dtype:  # of a model in half precision
+        denoised = denoised.to(x.dtype)
+    if plan.depth == 0:
+        if call.update.weights:  # their sum with the state is 1 in every one-step rule
+            denoised = torch.lerp(denoised, base, call.update.state)
+        return Memory(base, denoised, history, columns)
+    slot = k % plan.depth
+    recorded = torch.is_grad_enabled() and (x.requires_grad or denoised.requires_grad)
+    if recorded or columns is None:
+        value = x - denoised if plan.history == "residual" else denoised
+        history, columns = (*history[:slot], value, *history[slot + 1 :]), None
+        matrix = torch.stack([entry.reshape(-1) for entry in history], 1)
     else:
-        row.copy_(denoised)
-    columns = history.flatten(1).t()
-    if call.correct is not None:
-        base = _mix(base, columns, table.weights[2 * k], call.correct.state)
-    x = _mix(base, columns, table.weights[2 * k + 1], call.update.state)
-    return Memory(base if call.hold else x, x, history)
-
-
-def _mix(base: Tensor, columns: Tensor, weights: Tensor, state: float) -> Tensor:
-    return torch.addmv(base.reshape(-1), columns, weights, beta=state).view(base.shape)
+        matrix = columns
+        if plan.history == "residual":
+            torch.sub(x, denoised, out=history[slot])
+        else:
+            history[slot].copy_(denoised)
+    correction, update = table.corrections[k], table.updates[k]
+    if call.correct is not None and correction is not None:
+        base = torch.addmv(base.reshape(-1), matrix, correction, beta=call.correct.state).view(x.shape)
+    if update is None:
+        return Memory(base, denoised, history, columns)
+    point = torch.addmv(base.reshape(-1), matrix, update, beta=call.update.state)
+    return Memory(base, point.view(x.shape), history, columns)
