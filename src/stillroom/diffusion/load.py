@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.errors import InputError
@@ -53,7 +50,7 @@ def load_denoiser(
     if kind == "diffusers" and rest:
         from stillroom.diffusion.denoisers.diffusers_models import diffusers_model
 
-        return diffusers_model(rest, device=device)
+        return diffusers_model(rest, device=device, allow_pickle=allow_pickle)
     if kind == "edm" and rest:
         from stillroom.diffusion.denoisers.edm_checkpoints import edm_checkpoint
 
@@ -67,6 +64,7 @@ def load_denoiser(
 
 
 def _own(path: Path, name: str, device: torch.device | str) -> DenoisingModel:
+    from stillroom.diffusion.amed.feature import bottleneck
     from stillroom.diffusion.store import read_denoiser
 
     denoiser, card = read_denoiser(path)
@@ -78,25 +76,9 @@ def _own(path: Path, name: str, device: torch.device | str) -> DenoisingModel:
         sigma_max=card.sigma_max,
         name=name,
         classes=len(card.classes),
-        feature=_latest_output(denoiser.network.middle),
+        feature=bottleneck(denoiser, "network.middle"),
         extra={"class_names": list(card.classes), **card.extra},
     )
-
-
-def _latest_output(module: nn.Module) -> Callable[[], Tensor]:
-    """Return what tells the output of a module's latest call."""
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        kept[:] = [output]
-
-    def latest() -> Tensor:
-        if not kept:
-            raise InputError("the model has no feature map before its first call")
-        return kept[0]
-
-    module.register_forward_hook(keep)
-    return latest
 
 
 def _optimal(

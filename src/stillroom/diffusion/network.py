@@ -25,6 +25,8 @@ class NetworkOptions:
         attention: Levels, counted from 0, with self-attention; -1 is the innermost one.
         patch: Side of the square patches that are folded into channels before the first level.
         dropout: Dropout within residual blocks.
+        highest_frequency: Of the sines the noise level's encoding ln(sigma) / 4 is embedded in; what is far above 10
+            makes the denoiser jitter between neighbouring noise levels.
         sigma_data: Standard deviation of the data, for pixels in -1..1.
 
     Raises:
@@ -37,6 +39,7 @@ class NetworkOptions:
     attention: tuple[int, ...] = ()
     patch: int = 1
     dropout: float = 0.0
+    highest_frequency: float = 10.0
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
@@ -51,19 +54,19 @@ class NetworkOptions:
         require(all(-levels <= level < levels for level in self.attention), "attention", f"levels below {levels}")
         require(self.patch >= 1, "patch", "at least 1")
         require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
+        require(1 <= self.highest_frequency < math.inf, "highest_frequency", "at least 1 and finite")
         require(0 < self.sigma_data < math.inf, "sigma_data", "positive and finite")
 
 
 class NoiseEmbedding(nn.Module):
-    """Sines and cosines of the noise level's encoding, then two layers."""
+    """Sines and cosines of the noise level's encoding, of frequencies from 1 upwards, then two layers."""
 
     frequencies: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, highest_frequency: float) -> None:
         super().__init__()
         half = width // 2
-        # Periods from about 6 down to 6e-4 of the encoding ln(sigma) / 4, which spans about -2..1.
-        frequencies = torch.exp(math.log(1e4) * torch.arange(half, dtype=torch.float64) / half)
+        frequencies = torch.exp(math.log(highest_frequency) * torch.arange(half, dtype=torch.float64) / half)
         self.register_buffer("frequencies", frequencies.float(), persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * half, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
 
@@ -98,11 +101,11 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over positions, one head per 32 channels."""
+    """Self-attention over positions, in heads of 32 channels or the next number that divides them."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // 32)
+        self.heads = _divisor(channels, max(1, channels // 32))
         self.norm = nn.GroupNorm(_groups(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
@@ -141,7 +144,7 @@ class UNet(nn.Module):
         self.divisor = options.patch * 2 ** (len(widths) - 1)
         self.patch = options.patch
         folded = channels * options.patch**2
-        self.embedding = NoiseEmbedding(width)
+        self.embedding = NoiseEmbedding(width, options.highest_frequency)
         self.labels = nn.Embedding(classes + 1, embedding) if classes else None
         self.first = nn.Conv2d(folded, width, 3, padding=1)
         self.encoder = nn.ModuleList()
@@ -224,7 +227,11 @@ class Up(nn.Module):
 
 
 def _groups(channels: int) -> int:
-    return next(groups for groups in range(min(32, channels // 4), 0, -1) if channels % groups == 0)
+    return _divisor(channels, min(32, channels // 4))
+
+
+def _divisor(number: int, most: int) -> int:
+    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)
 
 
 class EDMDenoiser(nn.Module):
@@ -279,7 +286,9 @@ class EDMDenoiser(nn.Module):
         c_in, c_skip, c_out = (
             value.view(-1, 1, 1, 1) for value in (variance.rsqrt(), data**2 / variance, sigma * data * variance.rsqrt())
         )
-        return torch.addcmul(c_skip * x, c_out, self.network(c_in * x, level, condition))
+        dtype = self.network.first.weight.dtype  # of states in float64, only the network's share is computed in float32
+        output = self.network((c_in * x).to(dtype), level.to(dtype), condition).to(x.dtype)
+        return torch.addcmul(c_skip * x, c_out, output)
 
 
 def conditioning_mask(label: Tensor, probability: float, classes: int) -> Tensor:

@@ -129,6 +129,7 @@ def _card(part: Fields) -> DenoiserCard:
             attention=network.row("attention", (int,), "a list of whole numbers"),
             patch=network.number("patch"),
             dropout=network.real("dropout"),
+            highest_frequency=network.real("highest_frequency"),
             sigma_data=network.real("sigma_data"),
         ),
         shape=(shape[0], shape[1], shape[2]),

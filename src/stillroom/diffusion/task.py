@@ -106,7 +106,6 @@ def denoising_step(
 ) -> dict[str, Tensor]:
     """Do one update and let the moving average follow."""
     parts = supervised_step(task, optimizer, batch, fabric, recipe)
-    inner = getattr(task, "module", task)
-    assert isinstance(inner, DenoisingTask)
+    inner = next(module for module in task.modules() if isinstance(module, DenoisingTask))  # within any wrapper
     inner.ema.update(inner.denoiser)
     return parts

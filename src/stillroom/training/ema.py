@@ -44,12 +44,12 @@ class EMA(nn.Module):
             raise InputError(f"the decay of the moving average is {decay}; it must be at least 0 and below 1")
         self.decay = decay
         self.module = copy.deepcopy(module).requires_grad_(False)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards the weights ``module`` has now, without a host read."""
-        weight = 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
+        weight = (9 / (10 + self.updates)).clamp(min=1 - self.decay)  # 1 - d_t
         for average, value in zip(self.module.parameters(), module.parameters(), strict=True):
             average.lerp_(value, weight.to(average.dtype))
         for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):

@@ -1,0 +1,126 @@
+"""From noise to files: seeded noise, pixels, pictures of many samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stillroom.errors import InputError, MissingExtraError
+from stillroom.files import write_bytes_atomic
+
+__all__ = ["as_pixels", "draw_noise", "read_png", "tile", "write_png"]
+
+
+def draw_noise(seeds: Iterable[int], shape: tuple[int, ...], classes: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Draw each sample's noise, and its class if there are any, from a generator of its own.
+
+    A sample therefore depends on its seed alone, and not on the others of its batch.
+
+    Args:
+        seeds: One a sample, not negative.
+        shape: Of one sample.
+        classes: Number of classes to draw from.
+
+    Returns:
+        [B, *shape], float32, and [B], int64, or ``None`` without classes; on the CPU.
+
+    Example:
+        >>> one, _ = draw_noise([5], (1, 2, 2))
+        >>> two, _ = draw_noise([4, 5], (1, 2, 2))
+        >>> torch.equal(one[0], two[1])
+        True
+    """
+    noise, drawn = [], []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        noise.append(torch.randn(shape, generator=generator))
+        if classes:
+            drawn.append(torch.randint(classes, (), generator=generator))
+    return torch.stack(noise), torch.stack(drawn) if classes else None
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return images in -1..1 as bytes, rounded; what lies outside is clipped.
+
+    Shapes:
+        images: [B, C, H, W], C is 1 or 3.
+        Returns [B, C, H, W], uint8, on the CPU.
+
+    Raises:
+        InputError: They are no images.
+
+    Example:
+        >>> as_pixels(torch.tensor([-2.0, -1.0, 0.0, 1.0]).view(1, 1, 2, 2)).flatten().tolist()
+        [0, 0, 128, 255]
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise InputError(f"the model's samples have shape {tuple(images.shape[1:])}; pictures have 1 or 3 channels")
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def tile(pixels: Tensor) -> NDArray[np.uint8]:
+    """Lay images side by side in a square.
+
+    Shapes:
+        pixels: [B, C, H, W], uint8.
+        Returns [H', W', 3].
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+    """
+    try:
+        from torchvision.utils import make_grid
+    except ImportError:
+        raise MissingExtraError("torchvision", "vision") from None
+    columns = int(np.ceil(len(pixels) ** 0.5))
+    grid = make_grid(pixels, nrow=columns, padding=max(1, pixels.shape[-1] // 16), pad_value=128)
+    whole: NDArray[np.uint8] = grid.permute(1, 2, 0).numpy()
+    return whole
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a picture, whole or not at all.
+
+    Args:
+        path: The file.
+        pixels: [H, W] or [H, W, 3].
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        OutputError: It cannot be written.
+    """
+    out = io.BytesIO()
+    _pillow().fromarray(pixels).save(out, format="PNG")
+    write_bytes_atomic(path, out.getvalue())
+
+
+def read_png(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read a picture of this shape [C, H, W].
+
+    Raises:
+        InputError: The file is damaged, or another picture.
+    """
+    try:
+        with _pillow().open(path) as image:
+            pixels = np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a broken chunk a SyntaxError
+        raise InputError(f"{path} is damaged; remove it and resume") from error
+    found = torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    if tuple(found.shape) != tuple(shape) or found.dtype != torch.uint8:
+        raise InputError(f"{path} is not a sample of this run: it has shape {tuple(found.shape)}, not {tuple(shape)}")
+    return found
+
+
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtraError("Pillow", "vision") from None
+    return Image
