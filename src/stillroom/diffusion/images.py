@@ -12,38 +12,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stillroom.data.split import random_stream
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.files import write_bytes_atomic
 
-__all__ = ["as_pixels", "draw_noise", "read_png", "tile", "write_png"]
+__all__ = ["as_pixels", "draw_noise", "drawn_class", "read_png", "tile", "write_png"]
+
+_CLASS = 5  # purpose of a random stream; the data's are 0 to 4
 
 
-def draw_noise(seeds: Iterable[int], shape: tuple[int, ...], classes: int = 0) -> tuple[Tensor, Tensor | None]:
-    """Draw each sample's noise, and its class if there are any, from a generator of its own.
-
-    A sample therefore depends on its seed alone, and not on the others of its batch.
+def draw_noise(seeds: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    """Draw each sample's noise from a generator of its own, so that it does not depend on the others of its batch.
 
     Args:
         seeds: One a sample, not negative.
         shape: Of one sample.
-        classes: Number of classes to draw from.
 
     Returns:
-        [B, *shape], float32, and [B], int64, or ``None`` without classes; on the CPU.
+        [B, *shape], float32, on the CPU.
 
     Example:
-        >>> one, _ = draw_noise([5], (1, 2, 2))
-        >>> two, _ = draw_noise([4, 5], (1, 2, 2))
-        >>> torch.equal(one[0], two[1])
+        >>> torch.equal(draw_noise([5], (1, 2, 2))[0], draw_noise([4, 5], (1, 2, 2))[1])
         True
     """
-    noise, drawn = [], []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        noise.append(torch.randn(shape, generator=generator))
-        if classes:
-            drawn.append(torch.randint(classes, (), generator=generator))
-    return torch.stack(noise), torch.stack(drawn) if classes else None
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def drawn_class(seed: int, classes: int) -> int:
+    """Return the class a sample draws; its noise does not depend on it."""
+    return int(torch.randint(classes, (), generator=random_stream(seed, _CLASS)))
 
 
 def as_pixels(images: Tensor) -> Tensor:
@@ -65,8 +62,12 @@ def as_pixels(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def tile(pixels: Tensor) -> NDArray[np.uint8]:
-    """Lay images side by side in a square.
+def tile(pixels: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
+    """Lay images side by side, row by row.
+
+    Args:
+        pixels: The images.
+        columns: Images in a row; as many as make a square by default.
 
     Shapes:
         pixels: [B, C, H, W], uint8.
@@ -79,7 +80,7 @@ def tile(pixels: Tensor) -> NDArray[np.uint8]:
         from torchvision.utils import make_grid
     except ImportError:
         raise MissingExtraError("torchvision", "vision") from None
-    columns = int(np.ceil(len(pixels) ** 0.5))
+    columns = columns or int(np.ceil(len(pixels) ** 0.5))
     grid = make_grid(pixels, nrow=columns, padding=max(1, pixels.shape[-1] // 16), pad_value=128)
     whole: NDArray[np.uint8] = grid.permute(1, 2, 0).numpy()
     return whole
@@ -90,32 +91,29 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
     Args:
         path: The file.
-        pixels: [H, W] or [H, W, 3].
+        pixels: [H, W, 1] or [H, W, 3].
 
     Raises:
         MissingExtraError: Pillow is not installed.
         OutputError: It cannot be written.
     """
     out = io.BytesIO()
-    _pillow().fromarray(pixels).save(out, format="PNG")
+    _pillow().fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(out, format="PNG")
     write_bytes_atomic(path, out.getvalue())
 
 
-def read_png(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Read a picture of this shape [C, H, W].
+def read_png(path: Path) -> Tensor:
+    """Read a picture of 1 or 3 channels, [C, H, W].
 
     Raises:
-        InputError: The file is damaged, or another picture.
+        InputError: The file is damaged.
     """
     try:
         with _pillow().open(path) as image:
             pixels = np.array(image)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a broken chunk a SyntaxError
         raise InputError(f"{path} is damaged; remove it and resume") from error
-    found = torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-    if tuple(found.shape) != tuple(shape) or found.dtype != torch.uint8:
-        raise InputError(f"{path} is not a sample of this run: it has shape {tuple(found.shape)}, not {tuple(shape)}")
-    return found
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 def _pillow() -> ModuleType:

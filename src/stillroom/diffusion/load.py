@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ def load_denoiser(
     allow_pickle: bool = False,
     images: int | None = None,
     image_size: int | None = None,
+    guidance: float = 1.0,
+    prompt: str | None = None,
 ) -> DenoisingModel:
     """Load a model.
 
@@ -34,9 +37,11 @@ def load_denoiser(
         allow_pickle: Read files that are pickles, which can run code when opened.
         images: For ``optimal:DATA``: only so many training images, the first ones.
         image_size: For ``optimal:DATA``: resize the images to squares of this side.
+        guidance: Scale of classifier-free guidance towards a class or prompt; 1 is none, else each evaluation is two.
+        prompt: Text for a text-to-image model.
 
     Raises:
-        InputError: There is no such model; the message names the forms.
+        InputError: There is no such model; the message names the forms. Or an option does not go with it.
 
     Example:
         >>> load_denoiser("digits").shape
@@ -45,22 +50,35 @@ def load_denoiser(
     kind, _, rest = str(spec).partition(":")
     if kind != "optimal" and (images is not None or image_size is not None):
         raise InputError("images and image_size choose the data of optimal:DATA; they do not change another model")
-    if kind == "optimal" and rest:
-        return _optimal(rest, torch.device(device), allow_pickle, images, image_size)
+    if kind != "diffusers" and prompt is not None:
+        raise InputError(f"a prompt is for text-to-image models of diffusers; {spec} takes none")
     if kind == "diffusers" and rest:
         from stillroom.diffusion.denoisers.diffusers_models import diffusers_model
 
-        return diffusers_model(rest, device=device, allow_pickle=allow_pickle)
-    if kind == "edm" and rest:
+        return diffusers_model(rest, device=device, allow_pickle=allow_pickle, prompt=prompt, guidance=guidance)
+    if kind == "optimal" and rest:
+        model = _optimal(rest, torch.device(device), allow_pickle, images, image_size)
+    elif kind == "edm" and rest:
         from stillroom.diffusion.denoisers.edm_checkpoints import edm_checkpoint
 
-        return edm_checkpoint(rest, allow_pickle=allow_pickle, device=device)
-    path = PRETRAINED / str(spec)
-    if str(spec) != "digits":
-        path = Path(spec)
+        model = edm_checkpoint(rest, allow_pickle=allow_pickle, device=device)
+    else:
+        path = PRETRAINED / "digits" if spec == "digits" else Path(spec)
         if not path.exists():
             raise InputError(f"there is no model {str(spec)!r}; name one as {FORMS}")
-    return _own(path, str(spec), device)
+        model = _own(path, str(spec), device)
+    return model if guidance == 1 else _guided(model, guidance)
+
+
+def _guided(model: DenoisingModel, scale: float) -> DenoisingModel:
+    from stillroom.diffusion.denoisers.closed_form import OptimalDenoiser
+    from stillroom.diffusion.denoisers.guidance import ClassifierFreeGuidance
+
+    if not model.classes or isinstance(model.denoiser, OptimalDenoiser):
+        raise InputError(f"guidance needs a model trained with and without classes, and {model.name} is none")
+    guided = ClassifierFreeGuidance(model.denoiser, scale, unconditional=torch.tensor(model.classes))
+    # The hooked feature would be of both halves of the doubled batch.
+    return replace(model, denoiser=guided, feature=None)
 
 
 def _own(path: Path, name: str, device: torch.device | str) -> DenoisingModel:

@@ -15,7 +15,7 @@ from stillroom.data.images import ImageData, ImageSet
 from stillroom.data.loaders import EvalLoader, TrainLoader
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
-from stillroom.diffusion.images import as_pixels, draw_noise, tile
+from stillroom.diffusion.images import as_pixels, draw_noise, drawn_class, tile
 from stillroom.diffusion.network import EDMDenoiser, NetworkOptions
 from stillroom.diffusion.sampler import Sampler
 from stillroom.diffusion.schedules import schedule
@@ -234,9 +234,10 @@ def _report(
     card = DenoiserCard(network=denoiser.options, shape=denoiser.shape)
     sigmas = schedule("polynomial", STEPS + 1, card.sigma_min, card.sigma_max)
     sampler = Sampler(Heun(), tuple(sigmas.tolist()), denoise_to_zero=True)
-    noise, drawn = draw_noise(range(PICTURES), denoiser.shape, denoiser.classes)
     device = next(denoiser.parameters()).device
-    samples = sampler(denoiser, noise.to(device), None if drawn is None else drawn.to(device))
+    drawn = [drawn_class(seed, denoiser.classes) for seed in range(PICTURES)] if denoiser.classes else None
+    condition = None if drawn is None else torch.tensor(drawn, device=device)
+    samples = sampler(denoiser, draw_noise(range(PICTURES), denoiser.shape).to(device), condition)
     channels = denoiser.shape[0]
     real = next(
         iter(EvalLoader(images.test, batch_size=PICTURES, mean=(CENTRE,) * channels, std=(SPREAD,) * channels))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from stillroom.distillation.training import Setting
 from stillroom.models.store import weights_hash
-from stillroom.training.progress import Progress
+from stillroom.training.progress import counting
 from stillroom.training.teacher import LiveTeacher
 from stillroom.training.teacher_cache import CachedTeacher, build_cache, cache_key, cacheable_views
 
@@ -38,15 +37,7 @@ def cached_teacher(live: LiveTeacher, setting: Setting, folder: Path, *, needs: 
     if setting.fabric.is_global_zero:
         loader = setting.train_loader()
         count = len(data.train)
-        started = time.monotonic()
-        with Progress("teacher cache", 1, count * views, show=setting.show_progress) as progress:
-            build_cache(
-                live,
-                loader.whole_view,
-                count,
-                views,
-                directory,
-                lambda done, _: progress.step(1, done, {}, done / max(time.monotonic() - started, 1e-9)),
-            )
+        with counting("teacher cache", count * views, show=setting.show_progress) as progress:
+            build_cache(live, loader.whole_view, count, views, directory, lambda now, _: progress(now))
     setting.fabric.barrier()
     return CachedTeacher(directory, needs=needs).to(setting.fabric.device)

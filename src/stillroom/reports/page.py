@@ -19,7 +19,7 @@ from stillroom.errors import MissingExtraError
 from stillroom.reports.html import render
 from stillroom.reports.tables import Table
 
-__all__ = ["Figure", "Page", "Picture", "Section", "environment", "picture", "write_page"]
+__all__ = ["Figure", "Page", "Picture", "Section", "enlarge", "environment", "picture", "write_page"]
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,20 @@ def picture(pixels: NDArray[np.uint8], caption: str = "", *, least: int = 480) -
         from PIL import Image
     except ImportError as error:
         raise MissingExtraError("Pillow", "vision") from error
-    factor = max(1, -(-least // pixels.shape[1]))
     out = io.BytesIO()
-    Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)).save(out, format="PNG", optimize=True)
+    Image.fromarray(enlarge(pixels, least)).save(out, format="PNG", optimize=True)
     return Picture(base64.b64encode(out.getvalue()).decode(), caption)
+
+
+def enlarge(pixels: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """Repeat pixels by a whole factor until the image [H, W, ...] is at least ``least`` wide.
+
+    Example:
+        >>> enlarge(np.zeros((1, 3), np.uint8), 5).shape
+        (2, 6)
+    """
+    factor = max(1, -(-least // pixels.shape[1]))
+    return pixels.repeat(factor, 0).repeat(factor, 1)
 
 
 def environment() -> dict[str, Any]:

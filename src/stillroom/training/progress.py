@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "counting"]
 
 _BAR = 16
 _WIDE = 110  # columns of a terminal that has room for a bar beside the numbers
+_SILENCE = 10.0  # seconds between lines of a count
 _LONG_SILENCE = 60.0  # seconds after which a line comes between epochs where there is no terminal
 
 
@@ -90,6 +92,42 @@ class Progress:
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
         self.spoken = time.monotonic()
+
+
+@contextlib.contextmanager
+def counting(label: str, total: int, *, done: int = 0, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show how far a job of equal parts is: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        label: What is done.
+        total: Parts in all.
+        done: Parts that were there before.
+        show: Whether to say anything.
+
+    Yields:
+        To be told how many parts are done.
+    """
+    if show and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), TextColumn("eta"))
+        with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=2) as bar:
+            task = bar.add_task(label, total=total, completed=done)
+            yield lambda now: bar.update(task, completed=now)
+        return
+    started = spoken = time.monotonic()
+
+    def tell(now: int) -> None:
+        nonlocal spoken
+        moment = time.monotonic()
+        if show and now > done and (now == total or moment - spoken > _SILENCE):
+            left = (moment - started) / (now - done) * (total - now)
+            print(f"{label}  {now}/{total}  eta {_clock(left)}", file=sys.stderr, flush=True)
+            spoken = moment
+
+    yield tell
 
 
 def _numbers(means: Mapping[str, float], rate: float) -> str:

@@ -8,9 +8,10 @@ from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.load import FORMS, load_denoiser
 from stillroom.training.fabric import Device, torch_device
 
-__all__ = ["MODEL_OPTIONS", "add_model", "model_of"]
+__all__ = ["GUIDANCE_OPTIONS", "MODEL_OPTIONS", "add_guidance", "add_model", "model_of"]
 
 MODEL_OPTIONS = ("model", "images", "image_size", "device", "allow_pickle")
+GUIDANCE_OPTIONS = ("guidance", "prompt")
 
 
 def add_model(parser: ArgumentParser) -> None:
@@ -26,6 +27,15 @@ def add_model(parser: ArgumentParser) -> None:
     group.add_argument("--allow_pickle", action="store_true", help=text)
 
 
+def add_guidance(parser: ArgumentParser) -> None:
+    """Add ``--guidance`` and ``--prompt``, for verbs that draw one kind of picture."""
+    group = parser.add_argument_group("guidance")
+    text = "scale of classifier-free guidance towards the class or prompt; 1 is none, else each evaluation is two"
+    group.add_argument("--guidance", type=float, default=1.0, metavar="X", help=text)
+    text = "text for a text-to-image model of diffusers"
+    group.add_argument("--prompt", type=str | None, default=None, metavar="TEXT", help=text)
+
+
 def model_of(options: Namespace) -> DenoisingModel:
     """Load the model the options name.
 
@@ -38,4 +48,5 @@ def model_of(options: Namespace) -> DenoisingModel:
         allow_pickle=options.allow_pickle,
         images=options.images,
         image_size=options.image_size,
+        **{name: options[name] for name in GUIDANCE_OPTIONS if name in options},
     )
