@@ -204,6 +204,17 @@ def seed_strip(groups: Mapping[str, Sequence[float]], *, unit: str = "top-1 [%]"
     return svg(draw, 6.8, 0.9 + 0.34 * len(groups))
 
 
+def _plain_powers(figure: Figure) -> None:
+    """Label logarithmic axes with plain numbers; powers of ten would need the mathematical text that is off."""
+    from matplotlib.ticker import LogFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() in ("log", "symlog"):
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
+
+
 def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     """Draw on a figure of so many inches and return it as an ``<svg>`` element for a page."""
     try:
@@ -215,6 +226,7 @@ def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure((width, height), layout="constrained")
         draw(figure)
+        _plain_powers(figure)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     drawn = out.getvalue()

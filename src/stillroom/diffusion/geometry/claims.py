@@ -14,6 +14,7 @@ from stillroom.diffusion.geometry.study import INTERPOLATIONS, Study
 __all__ = ["Claim", "check_claims", "falling", "shape_spread", "single_peak"]
 
 LARGE = 1 / 8  # noise from this share of the largest on counts as large: 10 of 80
+RISE = 0.001  # a mean over few samples may rise by so much where its expectation falls
 ROUNDING = 1e-6  # of a float32 norm
 WIGGLE = 0.01  # of a peak's height: smaller turns of a curve are not counted as another peak
 
@@ -145,13 +146,13 @@ def _monotone(study: Study, name: str, statement: str, curve: Tensor) -> Claim:
     mean = float(falling(curve.mean(1, keepdim=True)))
     whole, each = float((share == 1).double().mean()), float(share.mean())
     average = curve.mean(1)
-    rise = float((average.diff() / average[:-1].clamp_min(1e-12)).amax().clamp_min(0))
+    rise = float((average / average.cummin(0).values.clamp_min(1e-12)).amax() - 1)  # over the least so far
     return Claim(
         name=name,
         statement=statement,
         measured=(
             f"on {each:.1%} of all steps, on every step of {whole:.0%} of the trajectories; "
-            f"their mean on {mean:.0%} of the steps" + (f", elsewhere rising by up to {rise:.2%}" if mean < 1 else "")
+            f"their mean on {mean:.0%} of the steps" + (f", then rising by {rise:.2%}" if mean < 1 else "")
         ),
         numbers={
             "share_of_steps": each,
@@ -159,8 +160,8 @@ def _monotone(study: Study, name: str, statement: str, curve: Tensor) -> Claim:
             "share_of_steps_of_mean": mean,
             "largest_rise": rise,
         },
-        bound="on every step of the mean",
-        holds=mean == 1,
+        bound=f"the mean rises by at most {RISE:.1%} in all",
+        holds=rise <= RISE,
     )
 
 
@@ -206,9 +207,8 @@ def _dimensions(study: Study) -> Claim:
         name="low dimension",
         statement="a trajectory lies in the chord and two directions more",
         measured=(
-            f"across the chord 1, 2, 3 directions explain {across[0]:.2%}, {across[1]:.2%}, {across[2]:.2%} "
-            f"(2: at least {least:.2%}), of the whole trajectory {full[0]:.3%}, {full[1]:.3%}, {full[2]:.3%}; "
-            f"chord and two rebuild every point to {worst:.2%} of the chord"
+            f"across the chord 1, 2, 3 directions explain {across[0]:.1%}, {across[1]:.1%}, {across[2]:.1%} "
+            f"(2: at least {least:.1%}); chord and two rebuild every state to {worst:.2%} of the chord"
         ),
         numbers={
             **{f"explained_orthogonal_{k + 1}": float(across[k]) for k in range(3)},

@@ -26,6 +26,7 @@ from stillroom.diffusion.geometry.jump import mean_shift_weights
 from stillroom.diffusion.geometry.metrics import TrajectoryMetrics, trajectory_metrics
 from stillroom.diffusion.geometry.projection import Projection, project3d
 from stillroom.diffusion.geometry.score_deviation import ScoreDeviation, score_deviation
+from stillroom.diffusion.images import draw_noise
 from stillroom.diffusion.sampling import Trajectory, sample, trajectory
 from stillroom.diffusion.schedules import schedule
 from stillroom.diffusion.solvers.euler import Euler
@@ -110,7 +111,7 @@ def measure_trajectories(
         rho: Exponent of the noise levels, which run from the model's largest to its smallest.
         label: Class to sample, of a class-conditional model; any class by default.
         data: The model's training samples (of the class), for comparison with their closed form and their Gaussian.
-        seed: Seed of the latents.
+        seed: Seed of the first sample's latent, as ``stillroom diffusion sample`` counts; each next one has the next.
         device: Where the model computes.
         say: Told what comes next.
 
@@ -128,7 +129,7 @@ def measure_trajectories(
     if data is not None and data.shape[1:] != model.shape:
         raise InputError(f"the data has samples {tuple(data.shape[1:])}, {model.name} {model.shape}; they must agree")
     sigmas = schedule("polynomial", steps + 1, model.sigma_min, model.sigma_max, rho=rho)
-    noise = torch.randn(samples, *model.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    noise = draw_noise(range(seed, seed + samples), model.shape).to(device)
 
     def denoiser(x: Tensor, sigma: Tensor, _: Any = None, /) -> Tensor:
         condition = None if label is None else torch.full((len(x),), label, device=x.device)
