@@ -15,6 +15,7 @@ from stillroom.diffusion.denoiser import Denoiser
 from stillroom.diffusion.sampling import sample
 from stillroom.diffusion.solvers import make_solver, solver_options
 from stillroom.diffusion.solvers.plan import Plan, Solver, as_sigmas
+from stillroom.diffusion.start import GaussianStart
 from stillroom.errors import InputError
 from stillroom.files import write_json_atomic
 
@@ -33,6 +34,7 @@ class Sampler:
         sigmas: The schedule, falling.
         afs: Analytical first step: the first evaluation is the unit-variance prior's.
         denoise_to_zero: One evaluation more at the last noise level, whose output is the result.
+        start: Carries the noise from its own largest level to the first of ``sigmas`` without a call of the model.
         about: Where it came from: model, method, measurements. Kept in the file.
 
     Raises:
@@ -48,6 +50,7 @@ class Sampler:
     sigmas: tuple[float, ...]
     afs: bool = False
     denoise_to_zero: bool = False
+    start: GaussianStart | None = field(default=None, compare=False)
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class Sampler:
 
     def __call__(self, denoiser: Denoiser, noise: Tensor, condition: Any = None) -> Tensor:
         """Sample; see :func:`~stillroom.diffusion.sampling.sample`."""
+        if self.start is not None:
+            noise = self.start(noise, self.sigmas[0]) / self.sigmas[0]
         return sample(
             denoiser,
             noise,
@@ -76,7 +81,7 @@ class Sampler:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, atomically.
+        """Write it as JSON, atomically; a start is written beside it as ``NAME.start.safetensors``.
 
         Raises:
             OutputError: It could not be written.
@@ -91,8 +96,11 @@ class Sampler:
             "afs": self.afs,
             "denoise_to_zero": self.denoise_to_zero,
             "nfe": self.nfe,
+            "start": None if self.start is None else _start_file(path).name,
             "about": dict(self.about),
         }
+        if self.start is not None:
+            self.start.save(_start_file(path))
         write_json_atomic(Path(path), about)
 
     @classmethod
@@ -122,7 +130,12 @@ class Sampler:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is damaged: {error}") from None
-        return cls(solver, sigmas, *flags, about=about.get("about") or {})
+        start = GaussianStart.load(_start_file(path)) if about.get("start") else None
+        return cls(solver, sigmas, *flags, start=start, about=about.get("about") or {})
+
+
+def _start_file(path: str | Path) -> Path:
+    return Path(path).with_suffix(".start.safetensors")
 
 
 def steps_for(solver: Solver, nfe: int, *, afs: bool = False, denoise_to_zero: bool = False) -> int:
