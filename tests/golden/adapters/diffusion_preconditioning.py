@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from golden.diffusion_case import denoiser_of
+from stillroom.diffusion.denoisers.discrete_preconditioning import IDDPM, LDM, Discrete
 from stillroom.diffusion.denoisers.guidance import ClassifierFreeGuidance
 from stillroom.diffusion.denoisers.preconditioning import (
     CM,
     EDM,
-    IDDPM,
-    LDM,
     VE,
     VP,
-    Discrete,
     Flow,
     Preconditioned,
     Preconditioning,
