@@ -62,12 +62,12 @@ class OptimalDenoiser:
                 raise InputError(f"there are {len(data)} data points but {name} have shape {_shape(given)}")
         _require_finite("the data of the optimal denoiser", data)
         data = data.detach()
-        self._log_weights: Tensor | None = None
-        if weights is not None:
-            weights = _weights(weights, data)
-            used = weights > 0  # a point without weight must not be the nearest one
-            data, labels, weights = data[used], None if labels is None else labels[used], weights[used]
-            self._log_weights = weights.log()
+        weights = data.new_ones(len(data)) if weights is None else weights
+        self._log_weights = _weights(weights, data).log()
+        used = self._log_weights > -math.inf  # a point without weight must not be the nearest one
+        if not bool(used.all()):
+            data, labels = data[used], None if labels is None else labels[used]
+            self._log_weights = self._log_weights[used]
         self.shape, self.bandwidth, self.labels = data.shape[1:], float(bandwidth), labels
         self._points = data.flatten(1).to(torch.float64, copy=True)
         self._centre = self._points.mean(0)
@@ -75,68 +75,84 @@ class OptimalDenoiser:
         self._squares = torch.einsum("nd,nd->n", self._points, self._points)
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Any = None, /) -> Tensor:
-        """Return the denoised samples, [B, ...], of the type of ``x``; ``condition`` holds classes, [B] or [].
+        """Return the denoised samples, [B, ...], of the type of ``x``.
+
+        Args:
+            x: Noisy samples.
+            sigma: Noise levels, positive.
+            condition: Classes, [B] or []; -1 stands for all, like ``None``.
 
         Raises:
             InputError: Shapes do not match, or the data has no labels for the condition.
         """
-        mean, queries, variance, _ = self._evaluate(x, sigma, condition)
+        mean, queries, variance = self._mean(x, sigma, condition)
         if self.bandwidth:
             mean = torch.lerp(mean, queries, self.bandwidth**2 / variance)
         return (mean + self._centre).reshape(x.shape).to(x.dtype)
 
     def score(self, x: Tensor, sigma: Tensor, condition: Any = None, /) -> Tensor:
         """Return the gradient of :meth:`log_density` in ``x``, ``(D - x) / sigma^2``, [B, ...]."""
-        mean, queries, variance, _ = self._evaluate(x, sigma, condition)
+        mean, queries, variance = self._mean(x, sigma, condition)
         return ((mean - queries) / variance).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: Tensor, sigma: Tensor, condition: Any = None, /) -> Tensor:
         """Return the natural logarithm of the density of the data with noise added, [B]."""
-        return self._evaluate(x, sigma, condition)[3].to(x.dtype)
+        queries, variance, classes = self._prepare(x, sigma, condition)
+        densities = []
+        for at in self._blocks(len(x)):
+            prior = self._log_prior(None if classes is None else classes[at])
+            logits, least = self._logits(queries[at], variance[at], prior)
+            densities.append(logits.logsumexp(1) - least - prior.logsumexp(-1))
+        dimension = self._points.shape[1]
+        return (torch.cat(densities) - dimension / 2 * (2 * math.pi * variance[:, 0]).log()).to(x.dtype)
 
-    def _evaluate(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return softmax mean [B, d] and queries [B, d], both centred, b^2 [B, 1] and log density [B]."""
+    def _mean(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the softmax mean [B, d] and the queries [B, d], both centred, and b^2 [B, 1]."""
+        queries, variance, classes = self._prepare(x, sigma, condition)
+        means = []
+        for at in self._blocks(len(x)):
+            prior = self._log_prior(None if classes is None else classes[at])
+            means.append(self._logits(queries[at], variance[at], prior)[0].softmax(1) @ self._points)
+        return torch.cat(means), queries, variance
+
+    def _prepare(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         queries, variance = _flat(x, sigma, self.shape)
-        queries, variance = queries - self._centre, variance + self.bandwidth**2
-        classes = self._classes(condition, len(x))
-        count, dimension = self._points.shape
-        rows = max(1, BLOCK // max(count, NEAREST * dimension))
-        blocks = [slice(start, start + rows) for start in range(0, len(x), rows)]
-        parts = [self._block(queries[at], variance[at], None if classes is None else classes[at]) for at in blocks]
-        density = torch.cat([part[1] for part in parts]) - dimension / 2 * (2 * math.pi * variance[:, 0]).log()
-        return torch.cat([part[0] for part in parts]), queries, variance, density
+        classes = None
+        if condition is not None:
+            if self.labels is None:
+                raise InputError("this optimal denoiser has no labels, so it takes no condition; pass labels=...")
+            classes = torch.as_tensor(condition, device=self.labels.device).reshape(-1, 1)
+            if len(classes) not in (1, len(x)):
+                raise InputError(f"there are {len(x)} samples but {len(classes)} classes")
+            classes = classes.expand(len(x), 1)
+        return queries - self._centre, variance + self.bandwidth**2, classes
 
-    def _block(self, queries: Tensor, variance: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _blocks(self, batch: int) -> list[slice]:
+        rows = max(1, BLOCK // max(len(self._points), NEAREST * self._points.shape[1]))
+        return [slice(start, start + rows) for start in range(0, batch, rows)]
+
+    def _log_prior(self, classes: Tensor | None) -> Tensor:
+        """Return ln p_i, up to a constant, [n] or [b, n]; -inf for data of other classes."""
+        if classes is None:
+            return self._log_weights
+        return self._log_weights.masked_fill((classes != self.labels) & (classes >= 0), -math.inf)
+
+    def _logits(self, queries: Tensor, variance: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``ln p_i + (|x - y_0|^2 - |x - y_i|^2) / (2 b^2)`` and ``|x - y_0|^2 / (2 b^2)``, y_0 the nearest."""
         points = self._points
         products = torch.addmm(self._squares, queries, points.t(), beta=-0.5)  # [b, n], x.y - |y|^2 / 2
-        prior, total = self._log_weights, torch.full_like(queries[:, 0], math.log(len(points)))
-        if classes is not None and self.labels is not None:
-            other = classes != self.labels  # [b, n]
-            products = products.masked_fill(other, -math.inf)
-            uniform = products.new_zeros(()) if prior is None else prior
-            prior = uniform.expand_as(other).masked_fill(other, -math.inf)
-        near = products.detach().topk(min(NEAREST, len(points)), dim=1)
-        nearest = near.indices[:, :1]
-        # With y_0 the nearest point, (|x - y_0|^2 - |x - y_i|^2) / 2 from differences: nothing large cancels.
+        seen = products.detach()
+        if prior.ndim == 2:
+            seen = seen.masked_fill(prior == -math.inf, -math.inf)
+        near = seen.topk(min(NEAREST, len(points)), dim=1).indices
+        nearest = near[:, :1]
         offsets = queries - points[nearest[:, 0]]  # x - y_0
-        steps = points[near.indices] - points[nearest]  # y_i - y_0, [b, NEAREST, d]
-        exact = (steps @ offsets[:, :, None])[:, :, 0] - steps.square().sum(2) / 2
-        exact = exact.masked_fill(near.values == -math.inf, -math.inf)
-        logits = (products - products.gather(1, nearest)).scatter(1, near.indices, exact) / variance
-        if prior is not None:
-            logits, total = logits + prior, prior.logsumexp(-1)
-        density = logits.logsumexp(1) - offsets.square().sum(1) / (2 * variance[:, 0]) - total
-        return logits.softmax(1) @ points, density
-
-    def _classes(self, condition: Any, batch: int) -> Tensor | None:
-        if condition is None:
-            return None
-        if self.labels is None:
-            raise InputError("this optimal denoiser has no labels, so it takes no condition; pass labels=...")
-        classes = torch.as_tensor(condition, device=self.labels.device).reshape(-1, 1)
-        if len(classes) not in (1, batch):
-            raise InputError(f"there are {batch} samples but {len(classes)} classes")
-        return classes.expand(batch, 1)
+        steps = points[near] - points[nearest]  # y_i - y_0, [b, NEAREST, d]
+        exact = (steps @ offsets[:, :, None])[:, :, 0] - steps.square().sum(2) / 2  # nothing large cancels
+        products -= products.gather(1, nearest)
+        products.scatter_(1, near, exact)
+        least = offsets.square().sum(1) / (2 * variance[:, 0])
+        return torch.addcdiv(prior, products, variance), least
 
 
 class GaussianMixture:
