@@ -1,0 +1,159 @@
+"""One scheduler for every solver."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from stillroom.diffusion.schedulers._options import (
+    DEISOptions,
+    DPM2Options,
+    DPMppOptions,
+    IPNDMOptions,
+    IPNDMVOptions,
+    SchedulerOptions,
+    UniPCOptions,
+    configured,
+)
+from stillroom.diffusion.schedulers._scheduler import PlanScheduler
+from stillroom.diffusion.solvers import make_solver
+from stillroom.diffusion.solvers.plan import Solver
+from stillroom.errors import InputError
+
+__all__ = [
+    "StillroomDEISScheduler",
+    "StillroomDPM2Scheduler",
+    "StillroomDPMppScheduler",
+    "StillroomEulerScheduler",
+    "StillroomHeunScheduler",
+    "StillroomIPNDMScheduler",
+    "StillroomIPNDMVScheduler",
+    "StillroomUniPCScheduler",
+]
+
+
+class SolverScheduler(PlanScheduler):
+    """A scheduler whose solver is made of its configuration."""
+
+    solver: ClassVar[str]
+    names: ClassVar[dict[str, str]] = {}  # option of the solver -> option of the scheduler
+    predictions: ClassVar[dict[str, Any]] = {}  # what the solver extrapolates -> how the scheduler's option says it
+
+    def _solver(self) -> Solver:
+        options = {name: self.config[option] for name, option in self.names.items()}
+        if "predict" in options:
+            said = options["predict"]
+            options["predict"] = next((key for key, value in self.predictions.items() if value == said), None)
+            if options["predict"] is None:
+                known = ", ".join(map(repr, self.predictions.values()))
+                raise InputError(f"{self.names['predict']} is {said!r}; it must be one of {known}")
+        return make_solver(self.solver, **options)
+
+    @classmethod
+    def options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the scheduler's options for those of a solver."""
+        return {
+            cls.names[name]: cls.predictions[value] if name == "predict" else value for name, value in options.items()
+        }
+
+
+class StillroomEulerScheduler(SolverScheduler):
+    """Euler's method, the same as DDIM without noise; see :class:`~stillroom.diffusion.solvers.euler.Euler`.
+
+    Example:
+        >>> scheduler = StillroomEulerScheduler()
+        >>> scheduler.set_timesteps(sigmas=[80.0, 1.0, 0.0])
+        >>> scheduler.sigmas
+        tensor([80.,  1.,  0.])
+    """
+
+    solver = "euler"
+    __init__ = configured(SchedulerOptions)
+
+
+class StillroomHeunScheduler(SolverScheduler):
+    """Heun's method; see :class:`~stillroom.diffusion.solvers.two_stage.Heun`.
+
+    There are two timesteps for a step, one for a step to noise level 0.
+    """
+
+    solver = "heun"
+    order = 2
+    __init__ = configured(SchedulerOptions)
+
+
+class StillroomDPM2Scheduler(SolverScheduler):
+    """DPM-Solver-2; see :class:`~stillroom.diffusion.solvers.two_stage.DPM2`.
+
+    There are two timesteps for a step, one for a step to noise level 0.
+    """
+
+    solver = "dpm2"
+    order = 2
+    names: ClassVar[dict[str, str]] = {"r": "r"}
+    __init__ = configured(DPM2Options)
+
+
+class StillroomIPNDMScheduler(SolverScheduler):
+    """iPNDM; see :class:`~stillroom.diffusion.solvers.adams_bashforth.IPNDM`."""
+
+    solver = "ipndm"
+    names: ClassVar[dict[str, str]] = {"order": "solver_order", "max_ratio": "max_ratio"}
+    __init__ = configured(IPNDMOptions)
+
+
+class StillroomIPNDMVScheduler(SolverScheduler):
+    """iPNDM with variable-step coefficients; see :class:`~stillroom.diffusion.solvers.adams_bashforth.IPNDMV`."""
+
+    solver = "ipndm_v"
+    names: ClassVar[dict[str, str]] = {
+        "order": "solver_order",
+        "coefficients": "coefficients",
+        "max_ratio": "max_ratio",
+    }
+    __init__ = configured(IPNDMVOptions)
+
+
+class StillroomDEISScheduler(SolverScheduler):
+    """DEIS; see :class:`~stillroom.diffusion.solvers.deis.DEIS`."""
+
+    solver = "deis"
+    inner_spacing = True
+    names: ClassVar[dict[str, str]] = {
+        "order": "solver_order",
+        "mode": "deis_mode",
+        "quadrature": "quadrature",
+        "max_ratio": "max_ratio",
+    }
+    __init__ = configured(DEISOptions)
+
+
+class StillroomDPMppScheduler(SolverScheduler):
+    """DPM-Solver++; see :class:`~stillroom.diffusion.solvers.dpmpp.DPMpp`."""
+
+    solver = "dpmpp"
+    inner_spacing = True
+    names: ClassVar[dict[str, str]] = {
+        "order": "solver_order",
+        "predict": "algorithm_type",
+        "lower_order_final": "lower_order_final",
+        "third_order": "third_order",
+        "max_ratio": "max_ratio",
+    }
+    predictions: ClassVar[dict[str, Any]] = {"denoised": "dpmsolver++", "noise": "dpmsolver"}
+    __init__ = configured(DPMppOptions)
+
+
+class StillroomUniPCScheduler(SolverScheduler):
+    """UniPC; see :class:`~stillroom.diffusion.solvers.unipc.UniPC`."""
+
+    solver = "unipc"
+    inner_spacing = True
+    names: ClassVar[dict[str, str]] = {
+        "order": "solver_order",
+        "variant": "solver_type",
+        "predict": "predict_x0",
+        "lower_order_final": "lower_order_final",
+        "max_ratio": "max_ratio",
+    }
+    predictions: ClassVar[dict[str, Any]] = {"denoised": True, "noise": False}
+    __init__ = configured(UniPCOptions)
