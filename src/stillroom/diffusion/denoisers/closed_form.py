@@ -129,7 +129,7 @@ class OptimalDenoiser:
 
     def _blocks(self, batch: int) -> list[slice]:
         rows = max(1, BLOCK // max(len(self._points), NEAREST * self._points.shape[1]))
-        return [slice(start, start + rows) for start in range(0, batch, rows)]
+        return [slice(start, start + rows) for start in range(0, max(batch, 1), rows)]
 
     def _log_prior(self, classes: Tensor | None) -> Tensor:
         """Return ln p_i, up to a constant, [n] or [b, n]; -inf for data of other classes."""
@@ -149,8 +149,7 @@ class OptimalDenoiser:
         offsets = queries - points[nearest[:, 0]]  # x - y_0
         steps = points[near] - points[nearest]  # y_i - y_0, [b, NEAREST, d]
         exact = (steps @ offsets[:, :, None])[:, :, 0] - steps.square().sum(2) / 2  # nothing large cancels
-        products -= products.gather(1, nearest)
-        products.scatter_(1, near, exact)
+        products = (products - products.gather(1, nearest)).scatter_(1, near, exact)
         least = offsets.square().sum(1) / (2 * variance[:, 0])
         return torch.addcdiv(prior, products, variance), least
 
