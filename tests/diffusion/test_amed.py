@@ -235,28 +235,33 @@ class KilledError(Exception):
     pass
 
 
-def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+LEARNED = replace(TINY, objective="final", uses="denoised", lr_levels=0.02, decay="cosine")
+
+
+@pytest.mark.parametrize("options", [TINY, LEARNED], ids=["paper", "learned-levels"])
+def test_a_killed_training_ends_like_an_uninterrupted_one(options: AMEDOptions, tmp_path: Path) -> None:
     model, inner, calls = mixture_model(), mixture(), []
 
     def dying(x: Tensor, sigma: Tensor, condition: Any = None) -> Tensor:
         calls.append(1)
-        if len(calls) > 60:
+        if len(calls) > 45:
             raise KilledError
         return inner(x, sigma)
 
-    whole = train_amed(model, options=TINY, seed=4, show_progress=False)
+    whole = train_amed(model, options=options, seed=4, show_progress=False)
     with pytest.raises(KilledError):
-        train_amed(replace(model, denoiser=dying), options=TINY, seed=4, folder=tmp_path, show_progress=False)
+        train_amed(replace(model, denoiser=dying), options=options, seed=4, folder=tmp_path, show_progress=False)
     assert list(tmp_path.glob("*.pt"))
     with pytest.raises(InputError, match="holds checkpoints already"):
-        train_amed(model, options=TINY, seed=4, folder=tmp_path, show_progress=False)
+        train_amed(model, options=options, seed=4, folder=tmp_path, show_progress=False)
     with pytest.raises(InputError, match="another training: seed was 4, is now 5"):
-        train_amed(model, options=TINY, seed=5, folder=tmp_path, resume=True, show_progress=False)
-    resumed = train_amed(model, options=TINY, seed=4, folder=tmp_path, resume=True, show_progress=False)
+        train_amed(model, options=options, seed=5, folder=tmp_path, resume=True, show_progress=False)
+    resumed = train_amed(model, options=options, seed=4, folder=tmp_path, resume=True, show_progress=False)
     for name, value in whole.predictor.state_dict().items():
         assert torch.equal(value, resumed.predictor.state_dict()[name]), name
     assert whole.about == resumed.about
-    other = train_amed(model, options=TINY, seed=5, show_progress=False)
+    assert whole.sigmas == resumed.sigmas
+    other = train_amed(model, options=options, seed=5, show_progress=False)
     assert not torch.equal(other.predictor.fc_r.weight, whole.predictor.fc_r.weight)
 
 
@@ -332,7 +337,9 @@ def test_a_file_that_is_no_sampler_is_refused_in_one_line(tmp_path: Path) -> Non
         (lambda: Student(threshold=True), "needs the student dpmpp"),
         (lambda: Predictor(scale_dir=1.0), "amed.scale_dir is 1.0; it must be at least 0 and below 1"),
         (lambda: AMEDOptions(lr=-1.0), "amed.lr is -1.0"),
-        (lambda: AMEDOptions(uses="pixels"), "one of auto, bottleneck, nothing"),  # type: ignore[arg-type]
+        (lambda: AMEDOptions(uses="pixels"), "one of auto, bottleneck, denoised, nothing"),  # type: ignore[arg-type]
+        (lambda: AMEDOptions(lr_levels=0.01), "amed.lr_levels needs amed.objective final"),
+        (lambda: AMEDOptions(decay="linear"), "one of constant, cosine"),  # type: ignore[arg-type]
         (lambda: AMEDSampler(Predictor(), Student(), (1.0, 2.0)), "must fall strictly"),
         (lambda: AMEDSampler(Predictor(), Student(), (1.0, 0.0)), "ends above 0"),
         (lambda: train_amed(mixture_model(), steps=0), "steps of the AMED student is 0"),
@@ -366,3 +373,20 @@ def test_the_students_noise_levels_are_the_teachers(search: Any) -> None:
     expected = search or tuple(polynomial(4, 0.002, 80.0).tolist())
     assert sampler.sigmas == pytest.approx(expected, rel=1e-12)
     assert len(sampler.about["sigmas"]) == 10
+
+
+def test_noise_levels_are_learned_when_asked_for() -> None:
+    fixed = train_amed(mixture_model(), options=replace(LEARNED, lr_levels=None), show_progress=False)
+    learned = train_amed(mixture_model(), options=LEARNED, show_progress=False)
+    assert fixed.sigmas == pytest.approx(polynomial(4, 0.002, 80.0).tolist(), rel=1e-12)
+    assert (learned.sigmas[0], learned.sigmas[-1]) == (fixed.sigmas[0], fixed.sigmas[-1])
+    moved = [abs(a / b - 1) for a, b in zip(learned.sigmas[1:-1], fixed.sigmas[1:-1], strict=True)]
+    assert min(moved) > 1e-3
+    assert learned.about["sigmas"] == fixed.about["sigmas"]
+
+
+def test_a_predictor_that_sees_the_denoised_sample_needs_no_hook() -> None:
+    sampler = train_amed(mixture_model(), options=LEARNED, show_progress=False)
+    _, predictions = sampler.trajectory(mixture(), noise(3).float())
+    assert predictions[1].r.unique().numel() == 3
+    assert sampler.bind(mixture_model()) is sampler

@@ -107,12 +107,12 @@ def training(case: Any, optimizer: torch.optim.Optimizer | None, predictor: Pred
         targets,
         sigmas[::between],
         afs=options["afs"],
-        feature=model.feature,
+        read=lambda denoised: model.feature(),
     )
     for k, (loss, state) in enumerate(steps):
         results |= {f"loss.{k}": loss.detach(), f"student.{k}": state.detach()}
         if optimizer is not None:
-            update(predictor, optimizer, loss)
+            update(optimizer, loss)
         else:
             named = dict(predictor.named_parameters())
             gradients = torch.autograd.grad(loss, list(named.values()))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,13 +14,16 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from stillroom.diffusion.amed.predictor import Prediction, Predictor
-from stillroom.diffusion.amed.steps import Feature, Memory, Mix, Student, between, first_half, second_half, student_step
+from stillroom.diffusion.amed.steps import Memory, Mix, Reader, Student, between, first_half, second_half, student_step
 from stillroom.diffusion.denoiser import Denoiser, DenoisingModel
 from stillroom.diffusion.solvers.plan import Call, Plan, Update, as_sigmas
-from stillroom.errors import FailureError, InputError
+from stillroom.errors import FailureError, InputError, unknown_name
 from stillroom.files import plain, write_bytes_atomic, write_json_atomic
 
-__all__ = ["AMEDSampler", "levels_of"]
+__all__ = ["USES", "AMEDSampler", "Uses", "levels_of", "reader"]
+
+Uses = Literal["bottleneck", "denoised", "nothing"]
+USES = get_args(Uses)
 
 FORMAT = "stillroom-amed"
 VERSION = 1
@@ -35,8 +38,8 @@ class AMEDSampler:
         student: How a step uses its two evaluations.
         sigmas: The student's noise levels, falling to above 0; two evaluations each.
         afs: Analytical first step: the first evaluation is the unit-variance prior's.
-        uses: What the predictor sees: the network's ``bottleneck`` or ``nothing``, so that all samples share one
-            schedule.
+        uses: What the predictor sees of the first evaluation of a step: the network's ``bottleneck``, what it returned
+            (``denoised``; not in the paper, needs no hook), or ``nothing``, so that all samples share one schedule.
         about: Where it came from: model, teacher, losses. Kept in the file.
         feature: Returns the network's feature of its latest call; see :meth:`bind`.
 
@@ -53,16 +56,16 @@ class AMEDSampler:
     student: Student
     sigmas: tuple[float, ...]
     afs: bool = True
-    uses: Literal["bottleneck", "nothing"] = "bottleneck"
+    uses: Uses = "bottleneck"
     about: Mapping[str, Any] = field(default_factory=dict)
-    feature: Feature | None = None
+    feature: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", as_sigmas(self.sigmas))
         if self.sigmas[-1] == 0:
             raise InputError("AMED needs a schedule that ends above 0: it spaces its points in ln sigma")
-        if self.uses not in ("bottleneck", "nothing"):
-            raise InputError(f"an AMED sampler uses bottleneck or nothing, not {self.uses!r}")
+        if self.uses not in USES:
+            raise unknown_name("feature of AMED", self.uses, USES)
 
     @property
     def nfe(self) -> int:
@@ -70,12 +73,12 @@ class AMEDSampler:
         return 2 * (len(self.sigmas) - 1) - self.afs
 
     def bind(self, model: DenoisingModel) -> AMEDSampler:
-        """Return the sampler with its predictor reading the model's bottleneck; nothing changes if it reads nothing.
+        """Return the sampler with its predictor reading the model's bottleneck; nothing changes if it reads none.
 
         Raises:
             InputError: The model has no feature.
         """
-        if self.uses == "nothing":
+        if self.uses != "bottleneck":
             return self
         if model.feature is None:
             raise InputError(
@@ -116,8 +119,7 @@ class AMEDSampler:
         """
         if noise.dtype not in (torch.float32, torch.float64):
             raise InputError(f"noise must be float32 or float64, got {noise.dtype}")
-        if self.uses == "bottleneck" and self.feature is None:
-            raise InputError("this AMED sampler reads the network's bottleneck; bind it first: sampler.bind(model)")
+        read = reader(self.uses, self.feature)
         predictor = self.predictor.to(noise.device)
         sigmas = levels_of(self.sigmas, noise.device)
         memory = Memory(noise.contiguous() * self.sigmas[0])
@@ -132,7 +134,7 @@ class AMEDSampler:
                     k,
                     sigmas,
                     condition=condition,
-                    feature=self.feature,
+                    read=read,
                     afs=self.afs,
                 )
                 states.append(memory.x)
@@ -266,6 +268,22 @@ class AMEDSampler:
 
 
 _MADE_BY = "stillroom diffusion schedule --method amed"
+
+
+def reader(uses: Uses, feature: Callable[[], Tensor] | None) -> Reader | None:
+    """Return what gives the predictor its feature, once the first evaluation of a step is done.
+
+    Raises:
+        InputError: The bottleneck is to be read, but no model is bound.
+    """
+    if uses == "nothing":
+        return None
+    if uses == "denoised":
+        return lambda denoised: denoised
+    if feature is None:
+        raise InputError("this AMED sampler reads the network's bottleneck; bind it first: sampler.bind(model)")
+    # Guidance evaluates a doubled batch, whose conditional half comes last.
+    return lambda denoised: feature()[-len(denoised) :]
 
 
 def levels_of(sigmas: tuple[float, ...], device: torch.device) -> Tensor:

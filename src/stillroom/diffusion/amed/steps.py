@@ -24,7 +24,7 @@ __all__ = ["RULES", "Memory", "Mix", "Student", "between", "first_half", "second
 
 RULES = ("amed", "euler", "dpm2", "ipndm", "dpmpp")
 ORDERS = {"ipndm": 4, "dpmpp": 3}  # the highest of the rules that have one
-Feature = Callable[[], Tensor]
+Reader = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ def student_step(
     sigmas: Tensor,
     *,
     condition: Any = None,
-    feature: Feature | None = None,
+    read: Reader | None = None,
     afs: bool = False,
 ) -> tuple[Memory, Prediction]:
     """Do step k: two evaluations, of which ``afs`` saves the first one where k is 0.
@@ -227,7 +227,8 @@ def student_step(
         k: Number of the step, from 0.
         sigmas: The noise levels, [N + 1], in float64 where the device knows it.
         condition: Passed to every evaluation.
-        feature: Returns the network's feature of its latest call; the predictor gets zeros without, and at ``afs``.
+        read: Returns what the predictor sees, [B, ...], given what the first evaluation returned; zeros without, and at
+            ``afs``.
         afs: Analytical first step.
 
     Returns:
@@ -240,8 +241,8 @@ def student_step(
     else:
         with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
             denoised = denoiser(x, s.to(x.dtype), condition)
-        if feature is not None:
-            f = feature()[-len(x) :]  # guidance evaluates a doubled batch; the conditional half comes last
+        if read is not None:
+            f = read(denoised.detach())
     prediction = predictor(f, s, t)
     r, scale_dir, scale_time = (value[:, 0].to(sigmas.dtype) for value in prediction)
     m = between(s, t, r)

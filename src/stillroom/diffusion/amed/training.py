@@ -6,18 +6,20 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stillroom.diffusion.amed.options import AMEDOptions
 from stillroom.diffusion.amed.predictor import Predictor
-from stillroom.diffusion.amed.sampler import AMEDSampler, levels_of
-from stillroom.diffusion.amed.steps import Feature, Memory, Student, student_step
-from stillroom.diffusion.denoiser import Denoiser, DenoisingModel
+from stillroom.diffusion.amed.sampler import AMEDSampler, Uses, levels_of, reader
+from stillroom.diffusion.amed.steps import Student
+from stillroom.diffusion.amed.sweep import sweep, update
+from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.sampling import trajectory
 from stillroom.diffusion.schedules import schedule as schedule_of
 from stillroom.diffusion.solvers import Heun, solver_options
@@ -28,54 +30,10 @@ from stillroom.files import plain
 from stillroom.training import checkpoint
 from stillroom.training.progress import Progress
 
-__all__ = ["AMEDOptions", "Draw", "sweep", "train_amed", "update"]
+__all__ = ["Draw", "train_amed"]
 
 Draw = Callable[[int, torch.Generator], Any]
 ROUNDS = 20  # reports and checkpoints of a training
-
-
-@dataclass(frozen=True, kw_only=True)
-class AMEDOptions:
-    """How AMED is trained; the defaults are the paper's (section 5.1 and its scripts for CIFAR-10).
-
-    Args:
-        trajectories: Noise samples in all.
-        batch_size: Noise samples per batch; each batch makes one update per step of the student.
-        lr: Learning rate of Adam, constant.
-        intermediate: Points the teacher puts between two of the student's.
-        afs: Analytical first step of the student.
-        scale_dir: Largest deviation of the direction's factor from 1.
-        scale_time: Largest deviation of the factor of the noise level that the model is told from 1.
-        hidden: Width of the predictor.
-        uses: What the predictor sees: the network's ``bottleneck``, or ``nothing``, so that all samples share one
-            schedule; by default the bottleneck where the model has one hooked.
-        objective: ``steps``: every step ends close to the teacher's, which starts from the same point; ``final``: the
-            last state does, and gradients flow through all steps (not in the paper; takes more memory).
-
-    Raises:
-        InputError: A value is out of its range.
-    """
-
-    trajectories: int = 10_000
-    batch_size: int = 128
-    lr: float = 5e-3
-    intermediate: int = 1
-    afs: bool = True
-    scale_dir: float = 0.01
-    scale_time: float = 0.0
-    hidden: int = 128
-    uses: Literal["auto", "bottleneck", "nothing"] = "auto"
-    objective: Literal["steps", "final"] = "steps"
-
-    def __post_init__(self) -> None:
-        for name, least in (("trajectories", 1), ("batch_size", 1), ("intermediate", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"amed.{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"amed.lr is {self.lr}; it must be positive and finite")
-        for name, known in (("uses", ("auto", "bottleneck", "nothing")), ("objective", ("steps", "final"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"amed.{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
 
 
 def train_amed(
@@ -130,81 +88,19 @@ def train_amed(
     student, teacher, options = student or Student(), teacher or Heun(), options or AMEDOptions()
     device = torch.device(device)
     grid = _grid(model, steps, schedule, schedule_options, sigmas, options.intermediate)
-    feature = _feature(model, options)
+    uses = _uses(model, options)
     if condition is None and model.classes:
         condition = _random_classes(model.classes)
     _require_gradient(model, grid, condition, device)
+    generator = torch.Generator().manual_seed(seed)
     predictor = Predictor(
-        scale_dir=options.scale_dir,
-        scale_time=options.scale_time,
-        hidden=options.hidden,
-        generator=torch.Generator().manual_seed(seed),
+        scale_dir=options.scale_dir, scale_time=options.scale_time, hidden=options.hidden, generator=generator
     ).to(device)
     chosen = grid[:: options.intermediate + 1]
-    sampler = AMEDSampler(
-        predictor, student, chosen, options.afs, "nothing" if feature is None else "bottleneck", feature=feature
-    )
+    sampler = AMEDSampler(predictor, student, chosen, options.afs, uses, feature=model.feature)
     training = _Training(model, sampler, teacher, grid, options, seed, device, condition, folder)
     training.begin(resume)
-    about = training.run(show_progress)
-    return AMEDSampler(predictor, student, chosen, options.afs, sampler.uses, about, feature)
-
-
-def sweep(
-    denoiser: Denoiser,
-    student: Student,
-    predictor: Predictor,
-    noise: Tensor,
-    targets: Tensor,
-    sigmas: Tensor,
-    *,
-    afs: bool,
-    condition: Any = None,
-    feature: Feature | None = None,
-    objective: Literal["steps", "final"] = "steps",
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the loss of one step after the other, and the state it leads to; the predictor may change in between.
-
-    ``L_k = |x_{k+1} - y_{k+1}|^2 / B``. A single-step student starts each step at the teacher's state, a multistep one
-    at its own, without gradient. With the objective ``final`` there is one loss, that of the last step.
-
-    Shapes:
-        noise: [B, ...], unit variance.
-        targets: [N, B, ...], the teacher's states at the student's noise levels but the first.
-        sigmas: [N + 1].
-    """
-    memory = Memory(noise * sigmas[0].to(noise.dtype))
-    for k, target in enumerate(targets):
-        memory, _ = student_step(
-            denoiser, student, predictor, memory, k, sigmas, condition=condition, feature=feature, afs=afs
-        )
-        if objective == "final" and k < len(targets) - 1:
-            continue
-        yield (memory.x - target).square().sum() / len(noise), memory.x
-        if student.single_step:
-            memory = Memory(target)
-        else:
-            memory = Memory(
-                memory.x.detach(),
-                tuple(level.detach() for level in memory.levels),
-                tuple(value.detach() for value in memory.values),
-            )
-
-
-def update(predictor: Predictor, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """Do one update of the predictor alone; gradients that are not finite become 0 or ±1e5, as in the paper's code.
-
-    Returns:
-        [], how many numbers of the gradient were not finite.
-    """
-    parameters = list(predictor.parameters())
-    gradients = torch.autograd.grad(loss, parameters)
-    broken = torch.stack([gradient.isfinite().logical_not().sum() for gradient in gradients]).sum()
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return broken
+    return training.run(show_progress)
 
 
 class _Training:
@@ -224,7 +120,14 @@ class _Training:
     ) -> None:
         self.model, self.sampler, self.teacher, self.grid = model, sampler, teacher, grid
         self.options, self.seed, self.device, self.condition, self.folder = options, seed, device, condition, folder
-        self.optimizer = torch.optim.Adam(sampler.predictor.parameters(), lr=options.lr)
+        self.read = reader(sampler.uses, sampler.feature)
+        # Softmax of these are the student's steps in ln sigma, as parts of the whole.
+        self.parts = (-levels_of(sampler.sigmas, device).log().diff()).log().requires_grad_()
+        self.rates = [options.lr] if options.lr_levels is None else [options.lr, options.lr_levels]
+        groups = [list(sampler.predictor.parameters()), [self.parts]]
+        self.optimizer = torch.optim.Adam(
+            [{"params": group, "lr": rate} for group, rate in zip(groups, self.rates, strict=False)]
+        )
         self.identity = plain(
             {
                 "model": model.name,
@@ -253,10 +156,20 @@ class _Training:
         elif (state := checkpoint.load_newest(self.folder, self.identity)) is not None:
             self.done, self.history = state["done"], state["history"]
             self.sampler.predictor.load_state_dict(state["predictor"])
+            self.parts.data.copy_(state["parts"])
             self.optimizer.load_state_dict(state["optimizer"])
 
-    def run(self, show: bool) -> dict[str, Any]:
-        """Do the batches that are left; return what the sampler's file tells about the training."""
+    def levels(self) -> Tensor:
+        """Return the student's noise levels, [N + 1]."""
+        fixed = levels_of(self.sampler.sigmas, self.device)
+        if self.options.lr_levels is None:
+            return fixed
+        high, low = fixed[0].log(), fixed[-1].log()
+        inner = torch.exp(high + (low - high) * self.parts.softmax(0).cumsum(0)[:-1])
+        return torch.cat([fixed[:1], inner, fixed[-1:]])
+
+    def run(self, show: bool) -> AMEDSampler:
+        """Do the batches that are left."""
         rounds = math.ceil(self.batches / self.round)
         with Progress(self.sampler.student.name, rounds, self.round, done=self.done, show=show) as progress:
             while self.done < self.batches:
@@ -266,12 +179,13 @@ class _Training:
                     self._save()
                 progress.epoch(record["epoch"], record)
         last = self.history[-1]
-        return {
+        about = {
             **self.identity,
             "loss": last["train_loss"],
             "step_losses": last["step_losses"],
             "broken_gradients": sum(record["broken_gradients"] for record in self.history),
         }
+        return replace(self.sampler, sigmas=tuple(self.levels().tolist()), about=about)
 
     def _one_round(self) -> dict[str, Any]:
         started, first = time.monotonic(), self.done
@@ -313,14 +227,17 @@ class _Training:
             sampler.predictor,
             noise,
             way.states[options.intermediate + 1 :: options.intermediate + 1],
-            levels_of(sampler.sigmas, self.device),
+            self.levels(),
             afs=sampler.afs,
             condition=condition,
-            feature=sampler.feature,
+            read=self.read,
             objective=options.objective,
         )
+        share = 1.0 if options.decay == "constant" else (1 + math.cos(math.pi * number / self.batches)) / 2
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
         for loss, _ in steps:
-            broken = update(sampler.predictor, self.optimizer, loss)
+            broken = update(self.optimizer, loss)
             yield loss.detach(), broken
 
     def _save(self) -> None:
@@ -330,6 +247,7 @@ class _Training:
             "done": self.done,
             "history": self.history,
             "predictor": self.sampler.predictor.state_dict(),
+            "parts": self.parts.detach(),
             "optimizer": self.optimizer.state_dict(),
         }
         checkpoint.save(self.folder, state, epoch=len(self.history), step=self.done)
@@ -361,10 +279,12 @@ def _grid(
     return grid
 
 
-def _feature(model: DenoisingModel, options: AMEDOptions) -> Feature | None:
+def _uses(model: DenoisingModel, options: AMEDOptions) -> Uses:
+    if options.uses == "auto":
+        return "nothing" if model.feature is None else "bottleneck"
     if options.uses == "bottleneck" and model.feature is None:
-        raise InputError(f"amed.uses is bottleneck, but {model.name} has no feature hooked; use auto or nothing")
-    return None if options.uses == "nothing" else model.feature
+        raise InputError(f"amed.uses is bottleneck, but {model.name} has no feature hooked; use denoised or nothing")
+    return options.uses
 
 
 def _random_classes(classes: int) -> Draw:
