@@ -202,9 +202,9 @@ def _times(table: Tensor) -> Tensor:
 
 def _line(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Interpolate linearly between points of rising x, with the outer segments extended."""
-    k = (torch.searchsorted(x, at.detach()) - 1).clamp(0, len(x) - 2)
+    k = (torch.searchsorted(x, at.detach().contiguous()) - 1).clamp(0, len(x) - 2)
     return y[k] + (at - x[k]) * ((y[k + 1] - y[k]) / (x[k + 1] - x[k]))
 
 
 def _nearest(rising: Tensor, values: Tensor) -> Tensor:
-    return torch.searchsorted((rising[1:] + rising[:-1]) / 2, values.detach())
+    return torch.searchsorted((rising[1:] + rising[:-1]) / 2, values.detach().contiguous())

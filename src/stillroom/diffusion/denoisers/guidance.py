@@ -26,8 +26,8 @@ class ClassifierFreeGuidance(nn.Module):
         denoiser: A denoiser that knows both.
         scale: The weight w; 1 is the conditional denoiser itself, 0 the unconditional one.
         unconditional: The condition that stands for none, in the form of conditions: a tensor with a row per sample,
-            with one row, or a number; or a mapping of those. Without it there is nothing to be guided away from, and
-            the denoiser is called once.
+            with one row for all, or of no dimension; or a mapping of those. Without it there is nothing to be guided
+            away from, and the denoiser is called once.
 
     Raises:
         InputError: The scale is not finite; when called: the two conditions differ in form.
@@ -46,10 +46,13 @@ class ClassifierFreeGuidance(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Any = None, /) -> Tensor:
         """Return the guided denoised samples; see :class:`~stillroom.diffusion.denoiser.Denoiser`."""
-        if self.scale == 1 or condition is None or self.unconditional is None:
-            return self.denoiser(x, sigma, self.unconditional if condition is None else condition)
+        if self.unconditional is None or (self.scale == 1 and condition is not None):
+            return self.denoiser(x, sigma, condition)
+        unconditional = _rows(self.unconditional, len(x))
+        if condition is None:
+            return self.denoiser(x, sigma, unconditional)
         levels = torch.cat([sigma, sigma]) if sigma.numel() > 1 else sigma
-        both = self.denoiser(torch.cat([x, x]), levels, _join(self.unconditional, condition, x))
+        both = self.denoiser(torch.cat([x, x]), levels, _stack(unconditional, _rows(condition, len(x))))
         without, given = both.chunk(2)
         return torch.lerp(without, given, self.scale)
 
@@ -101,26 +104,28 @@ class ClassifierGuidance(nn.Module):
         return denoised if self.limit is None else denoised.clamp(-self.limit, self.limit)
 
 
-def _join(unconditional: Any, condition: Any, x: Tensor) -> Any:
-    """Return the conditions of a doubled batch."""
-    if isinstance(condition, Mapping) and isinstance(unconditional, Mapping):
-        if condition.keys() != unconditional.keys():
-            raise InputError(
-                f"the condition has {', '.join(sorted(condition))} but the unconditional one has "
-                f"{', '.join(sorted(unconditional))}"
-            )
-        return {name: _join(unconditional[name], condition[name], x) for name in condition}
-    if not isinstance(condition, Tensor) or not isinstance(unconditional, Tensor):
-        raise InputError(
-            "the condition and the unconditional one must both be tensors, or both mappings, "
-            f"got {type(condition).__name__} and {type(unconditional).__name__}"
-        )
+def _rows(condition: Any, batch: int) -> Any:
+    """Return the condition with one row per sample."""
+    if isinstance(condition, Mapping):
+        return {name: _rows(value, batch) for name, value in condition.items()}
+    if not isinstance(condition, Tensor):
+        raise InputError(f"conditions must be tensors or mappings of tensors, got {type(condition).__name__}")
     rows = condition.reshape(1) if condition.ndim == 0 else condition
-    without = unconditional.to(rows.device, rows.dtype)
-    if without.ndim < rows.ndim:
-        without = without.expand(1, *rows.shape[1:])
-    if without.shape[1:] != rows.shape[1:] or {len(rows), len(without)} - {1, len(x)}:
-        raise InputError(
-            f"conditions {list(condition.shape)} and {list(unconditional.shape)} do not fit {len(x)} samples"
-        )
-    return torch.cat([part.expand(len(x), *part.shape[1:]) for part in (without, rows)])
+    if len(rows) not in (1, batch):
+        raise InputError(f"there are {batch} samples but {len(rows)} conditions")
+    return rows.expand(batch, *rows.shape[1:])
+
+
+def _stack(without: Any, given: Any) -> Any:
+    """Return the conditions of a doubled batch."""
+    if isinstance(given, dict) and isinstance(without, dict) and given.keys() == without.keys():
+        return {name: _stack(without[name], given[name]) for name in given}
+    if isinstance(given, Tensor) and isinstance(without, Tensor) and given.shape == without.shape:
+        return torch.cat([without.to(given.device, given.dtype), given])
+    raise InputError(
+        f"the condition ({_form(given)}) and the one that stands for none ({_form(without)}) must have the same form"
+    )
+
+
+def _form(condition: Any) -> str:
+    return ", ".join(sorted(condition)) if isinstance(condition, dict) else f"shape {list(condition.shape)}"
