@@ -100,12 +100,13 @@ def time_uniform(points: int, sigma_min: float, sigma_max: float, *, rho: float 
     _check_positive("rho", rho)
     beta_d, beta_min = vp_betas(sigma_min, sigma_max)
     times = (1 + _ramp(points) * (VP_START ** (1 / rho) - 1)) ** rho
-    exponent = beta_d * times**2 / 2 + beta_min * times
-    if (np.diff(exponent) >= 0).any() or exponent.min() <= 0:
+    with np.errstate(invalid="ignore"):
+        values = vp_sigma(times, beta_d, beta_min)
+    if not (np.diff(values) < 0).all():
         raise InputError(
             f"time_uniform cannot span {sigma_min:g} to {sigma_max:g}: sigma_min is too large for it; use polynomial"
         )
-    return _falling(np.sqrt(np.expm1(exponent)), ends=(sigma_max, sigma_min))
+    return _falling(values, ends=(sigma_max, sigma_min))
 
 
 def discrete(points: int, sigma_min: float, sigma_max: float, *, levels: Sequence[float], rho: float = 1.0) -> Tensor:
@@ -200,7 +201,7 @@ def vp_zero(points: int, *, beta_d: float = 19.9, beta_min: float = 0.1, start: 
     _check_positive("beta_d", beta_d)
     _check_positive("beta_min", beta_min)
     times = 1 + _ramp(points - 1) * (start - 1)
-    return _with_zero(_falling(np.sqrt(np.expm1(beta_d * times**2 / 2 + beta_min * times))))
+    return _with_zero(_falling(vp_sigma(times, beta_d, beta_min)))
 
 
 def beta(points: int, sigma_min: float, sigma_max: float, *, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
@@ -323,19 +324,19 @@ def vp_betas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     return beta_d, high - beta_d / 2
 
 
-def vp_sigma(t: float, beta_d: float, beta_min: float) -> float:
-    """Return the noise level of variance-preserving time t."""
-    return math.sqrt(math.expm1(beta_d * t**2 / 2 + beta_min * t))
+def vp_sigma(t: NDArray[np.float64], beta_d: float, beta_min: float) -> NDArray[np.float64]:
+    """Return the noise levels of variance-preserving times, ``sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)``."""
+    return np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t))
 
 
-def vp_time(sigma: float, beta_d: float, beta_min: float) -> float:
-    """Return the variance-preserving time of a noise level, the inverse of :func:`vp_sigma`.
+def vp_time(sigma: NDArray[np.float64], beta_d: float, beta_min: float) -> NDArray[np.float64]:
+    """Return the variance-preserving times of noise levels, the inverse of :func:`vp_sigma`.
 
     Example:
-        >>> round(vp_sigma(vp_time(3.0, 19.9, 0.1), 19.9, 0.1), 9)
-        3.0
+        >>> vp_sigma(vp_time(np.array([3.0]), 19.9, 0.1), 19.9, 0.1).round(9)
+        array([3.])
     """
-    return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
+    return (np.sqrt(beta_min**2 + 2 * beta_d * np.log1p(sigma**2)) - beta_min) / beta_d
 
 
 def _check(points: int, sigma_min: float, sigma_max: float, *, zero: bool = False) -> None:

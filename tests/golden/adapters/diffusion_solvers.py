@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from diffusion_case import denoiser_of  # noqa: E402
-
-from stillroom.diffusion.sampling import Trajectory, trajectory  # noqa: E402
-from stillroom.diffusion.schedules import karras_zero, schedule  # noqa: E402
-from stillroom.diffusion.solvers import DEIS, DPMpp, Heun, make_solver  # noqa: E402
-from stillroom.diffusion.thresholding import dynamic_threshold  # noqa: E402
+from golden.diffusion_case import denoiser_of
+from stillroom.diffusion.sampling import Trajectory, trajectory
+from stillroom.diffusion.schedules import karras_zero, schedule
+from stillroom.diffusion.solvers import DEIS, DPMpp, Heun, make_solver
+from stillroom.diffusion.thresholding import dynamic_threshold
 
 SYSTEM = "diffusion-solvers"
 
@@ -46,6 +42,7 @@ def solver_of(options: dict[str, Any]) -> Any:
     if name in ("dpmpp", "unipc"):
         chosen["predict"] = "denoised" if options["predict_x0"] else "noise"
         chosen["lower_order_final"] = options["lower_order_final"]
+        chosen["max_ratio"] = None
     if name == "unipc":
         chosen["variant"] = options["variant"]
     return make_solver(name, **chosen)
@@ -117,7 +114,9 @@ def sample_edm_heun(case: Any) -> dict[str, Tensor]:
 
 def sample_dpmpp2m_to_zero(case: Any) -> dict[str, Tensor]:
     denoiser = Counted(case)
-    went = trajectory(denoiser, case.inputs["latents"], case.inputs["sigmas"], DPMpp(2, lower_order_final=False))
+    went = trajectory(
+        denoiser, case.inputs["latents"], case.inputs["sigmas"], DPMpp(2, lower_order_final=False, max_ratio=None)
+    )
     check_evaluations(denoiser, went, case.hyperparameters)
     return {"sample": went.states[-1]}
 

@@ -29,7 +29,8 @@ class IPNDM:
 
     Args:
         order: Number of derivatives used, 1 (Euler) to 4.
-        max_ratio: Lowers the order where the new step is this many times longer than one of the history.
+        max_ratio: Lowers the order where the new step is more than this many times longer than one of the history; off
+            by default (see :mod:`stillroom.diffusion.solvers._options`).
 
     Raises:
         InputError: An option is out of its range.
@@ -75,7 +76,8 @@ class IPNDMV:
     Args:
         order: Number of derivatives used, 1 (Euler) to 4.
         coefficients: ``exact`` or ``published``.
-        max_ratio: Lowers the order where the new step is this many times longer than one of the history.
+        max_ratio: Lowers the order where the new step is more than this many times longer than one of the history; off
+            by default (see :mod:`stillroom.diffusion.solvers._options`).
 
     Raises:
         InputError: An option is out of its range.

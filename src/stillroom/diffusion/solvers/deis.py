@@ -20,7 +20,7 @@ __all__ = ["DEIS"]
 
 BETA_D, BETA_MIN = vp_betas(0.002, 80.0)  # of the time variable, whatever the schedule
 PUBLISHED_POINTS = 10_000
-GAUSS_POINTS = 64
+GAUSS = np.polynomial.legendre.leggauss(64)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class DEIS:
         mode: ``tab`` or ``rhoab``.
         quadrature: ``gauss``: to machine precision; ``published``: the mean of 10,000 points as in the published
             code, 1e-4 off. Makes no difference in ``rhoab``.
-        max_ratio: Lowers the order where the new step is this many times longer than one of the history, in the mode's
-            own variable.
+        max_ratio: Lowers the order where the new step is more than this many times longer than one of the history, in
+            the mode's own variable; off by default (see :mod:`stillroom.diffusion.solvers._options`).
 
     Raises:
         InputError: An option is out of its range.
@@ -67,8 +67,8 @@ class DEIS:
 
     def coefficients(self, sigmas: Sequence[float]) -> list[tuple[float, ...]]:
         """Return ``C_ij`` for every step i; a row of one is a Euler step."""
-        times = [vp_time(sigma, BETA_D, BETA_MIN) for sigma in sigmas]
-        scale = times if self.mode == "tab" else sigmas
+        times = vp_time(np.array(sigmas), BETA_D, BETA_MIN).tolist()
+        scale: Sequence[float] = times if self.mode == "tab" else sigmas
         rows: list[tuple[float, ...]] = []
         for i, (s, t) in enumerate(itertools.pairwise(sigmas)):
             steps = [scale[i - j] - scale[i - j + 1] for j in range(min(self.order, i + 1))]
@@ -91,15 +91,15 @@ class DEIS:
 
 def _gauss(s: float, t: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return times and weights of the integral over sigma from s to t; in ln sigma the integrand is smooth."""
-    points, weights = np.polynomial.legendre.leggauss(GAUSS_POINTS)
+    points, weights = GAUSS
     half = math.log(t / s) / 2
     sigma = s * np.exp(half * (points + 1))
-    return np.array([vp_time(float(value), BETA_D, BETA_MIN) for value in sigma]), weights * half * sigma
+    return vp_time(sigma, BETA_D, BETA_MIN), weights * half * sigma
 
 
 def _published(s: float, t: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return times and weights of the published rule: both ends count in full, and the divisor is their number."""
-    start, end = vp_time(s, BETA_D, BETA_MIN), vp_time(t, BETA_D, BETA_MIN)
+    start, end = vp_time(np.array([s, t]), BETA_D, BETA_MIN).tolist()
     times = np.linspace(start, end, PUBLISHED_POINTS)
     exponent = BETA_D * times**2 / 2 + BETA_MIN * times  # alpha-bar = exp(-exponent)
     speed = (BETA_D * times + BETA_MIN) / 2 / np.sqrt(np.exp(-exponent) * -np.expm1(-exponent))

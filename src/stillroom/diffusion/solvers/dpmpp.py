@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stillroom.diffusion.solvers._options import capped_order, check_choice, check_max_ratio
+from stillroom.diffusion.solvers._options import MAX_RATIO, capped_order, check_choice, check_max_ratio
 from stillroom.diffusion.solvers._phi import phi
 from stillroom.diffusion.solvers.plan import JUMP, Call, Plan, Update
 
@@ -33,7 +33,8 @@ class DPMpp:
         lower_order_final: Lower the order towards the end, to 1 in the last step (not with fewer steps than the order).
         third_order: ``published``: as in the paper's code and in diffusers, where D_2 is half of ``h^2 m''``, so that
             the rule converges with order 2; ``exact``: with order 3.
-        max_ratio: Lowers the order where the new step is this many times longer than one of the history, in lambda.
+        max_ratio: Lowers the order where the new step is more than this many times longer than one of the history, in
+            lambda; ``None`` never (the default is measured, see :mod:`stillroom.diffusion.solvers._options`).
 
     Raises:
         InputError: An option is out of its range.
@@ -47,7 +48,7 @@ class DPMpp:
     predict: Literal["denoised", "noise"] = "denoised"
     lower_order_final: bool = True
     third_order: Literal["published", "exact"] = "published"
-    max_ratio: float | None = None
+    max_ratio: float | None = MAX_RATIO
 
     def __post_init__(self) -> None:
         check_choice("dpmpp", "order", self.order, (1, 2, 3))

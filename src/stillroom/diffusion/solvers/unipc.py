@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from stillroom.diffusion.solvers._options import capped_order, check_choice, check_max_ratio
+from stillroom.diffusion.solvers._options import MAX_RATIO, capped_order, check_choice, check_max_ratio
 from stillroom.diffusion.solvers._phi import phi
 from stillroom.diffusion.solvers.dpmpp import final_order, log_steps
 from stillroom.diffusion.solvers.plan import JUMP, Call, Plan, Update
@@ -35,7 +35,8 @@ class UniPC:
         variant: ``bh1``: B = h; ``bh2``: B = exp(h) - 1.
         predict: What the polynomial stands for: ``denoised`` samples or ``noise``.
         lower_order_final: Lower the order towards the end, to 1 in the last step (not with fewer steps than the order).
-        max_ratio: Lowers the order where the new step is this many times longer than one of the history, in lambda.
+        max_ratio: Lowers the order where the new step is more than this many times longer than one of the history, in
+            lambda; ``None`` never (the default is measured, see :mod:`stillroom.diffusion.solvers._options`).
 
     Raises:
         InputError: An option is out of its range.
@@ -52,7 +53,7 @@ class UniPC:
     variant: Literal["bh1", "bh2"] = "bh2"
     predict: Literal["denoised", "noise"] = "denoised"
     lower_order_final: bool = True
-    max_ratio: float | None = None
+    max_ratio: float | None = MAX_RATIO
 
     def __post_init__(self) -> None:
         check_choice("unipc", "order", self.order, (1, 2, 3))
