@@ -32,6 +32,20 @@ def signal_at_step(name: str, last: int, process: int) -> None:
     register_optimizer_step_post_hook(hook)
 
 
+def signal_before_file(name: str, suffix: str, count: int) -> None:
+    """Send a signal to this process when a file of this kind is about to be put in place, after so many others."""
+    seen = 0
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event == "os.rename" and str(args[1]).endswith(suffix):
+            seen += 1
+            if seen > count:
+                os.kill(os.getpid(), signal.Signals[name])
+
+    sys.addaudithook(hook)
+
+
 def run(job: dict[str, Any]) -> None:
     """Become the command; never returns."""
     from stillroom.cli.main import main
@@ -49,6 +63,8 @@ def run(job: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_limit"],) * 2)
     if job["step"]:
         signal_at_step(job["signal"], job["step"], os.getpid())
+    if job["files"]:
+        signal_before_file(job["signal"], job["suffix"], job["files"])
     if job["step_of_worker"]:
         os.environ |= {SIGNAL: job["signal"], STEP: str(job["step_of_worker"])}
     try:
@@ -68,9 +84,14 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
-    for verb in ("bench", "distill", "export", "methods"):
+    for verb in ("bench", "distill", "export", "methods", "diffusion.train", "diffusion.sample"):
         import_module(f"stillroom.cli.{verb}")
-    for package in ("lightning_fabric", "matplotlib.figure", "sklearn.datasets"):  # imported on use otherwise
+    for package in (
+        "lightning_fabric",
+        "matplotlib.figure",
+        "sklearn.datasets",
+        "torchvision.utils",
+    ):  # imported on use otherwise
         import_module(package)
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -50,7 +50,8 @@ class Commands:
         """Run one command; ``job`` says what happens to it on its way, see ``command_server``."""
         self.count += 1
         out, err = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
-        asked = {"step": 0, "step_of_worker": 0, "signal": "SIGKILL", "file_limit": 0, "closed_stdout": False} | job
+        asked = {"step": 0, "step_of_worker": 0, "signal": "SIGKILL", "file_limit": 0, "closed_stdout": False}
+        asked |= {"files": 0, "suffix": ".png"} | job
         asked |= {"argv": [str(word) for word in argv], "cwd": str(cwd or self.folder)}
         asked |= {"stdout": str(out), "stderr": str(err)}
         assert self.server.stdin is not None

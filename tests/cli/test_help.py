@@ -16,6 +16,8 @@ from stillroom.distillation.methods import METHODS
 Here = Callable[..., Ended]
 
 VERBS = ("distill", "bench", "methods", "export", "doctor")
+GROUPS = {"diffusion": ("train", "sample", "schedule", "trajectory", "bench")}
+ALL = (*VERBS, *(f"{group} {verb}" for group, verbs in GROUPS.items() for verb in verbs))
 HEAVY = {"torch", "numpy", "jsonargparse", "rich", "lightning_fabric", "torchvision", "timm", "sklearn", "matplotlib"}
 
 
@@ -30,7 +32,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_after("import stillroom") & HEAVY
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], [], ["distil"]])
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], [], ["distil"], ["diffusion"], ["diffusion", "trian"]])
 def test_the_command_answers_without_loading_anything_heavy(argv: list[str]) -> None:
     assert not loaded_after(f"from stillroom.cli.main import main\nmain({argv})") & HEAVY
 
@@ -45,16 +47,26 @@ def test_the_help_lists_every_verb(here: Here) -> None:
     ended = here("--help")
     assert ended.code == 0
     assert all(f"\n  {verb} " in ended.out for verb in VERBS)
+    assert all(f"\n  {group:<10} {' | '.join(verbs)}\n" in ended.out for group, verbs in GROUPS.items())
 
 
 def test_no_verb_is_a_usage_error_that_shows_the_help(here: Here) -> None:
     assert here() == Ended(2, here("--help").out, "")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_help_of_a_group_lists_its_verbs(here: Here, group: str) -> None:
+    ended = here(group, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"usage: stillroom {group} VERB ")
+    assert all(f"\n  {verb} " in ended.out for verb in GROUPS[group])
+    assert here(group) == Ended(2, ended.out, "")
+
+
+@pytest.mark.parametrize("verb", ALL)
 def test_the_help_of_a_verb_is_for_people(here: Here, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    ended = here(verb, "--help")
+    ended = here(*verb.split(), "--help")
     assert (ended.code, ended.err) == (0, "")
     for jargon in ("CONFIG", "type:", "Literal", "Union", "null", "``", "SUPPRESS", "[=flags]"):
         assert jargon not in ended.out
@@ -68,6 +80,8 @@ def test_the_help_of_a_verb_is_for_people(here: Here, monkeypatch: pytest.Monkey
         ("distill", ["--student MODEL", "[resnet8]", "--recipe.epochs N", "[25]", "--method.temperature X", "[4.0]"]),
         ("distill --method simkd --recipe cifar", ["--method.factor N", "[2]", "[240]", "[multistep]"]),
         ("bench", ["--methods A,B,...", "[alone,kd,simkd,rld]", "--seeds A,B,...", "[0,1,2]", "--jobs N"]),
+        ("diffusion train", ["--network.multipliers A,B,...", "[1,2]", "[adamw]", "--noise.ema X", "[0.999]"]),
+        ("diffusion sample", ["--model MODEL", "[digits]", "--class NAME", "--nfe N", "--guidance X", "[16]"]),
         ("export", ["RUN_DIR", "--formats A,B,...", "[safetensors,onnx,torch]"]),
     ],
 )

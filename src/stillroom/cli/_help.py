@@ -92,7 +92,7 @@ def descriptions(function: Any) -> dict[str, str]:
     return {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in found}
 
 
-def retitle(parser: ArgumentParser, name: str, title: str, text: str) -> None:
+def retitle(parser: ArgumentParser, name: str, title: str, text: str, metavar: str = "NAME") -> None:
     """Title the group of the options ``--NAME.*`` and say what ``--NAME VALUE`` means."""
     group, action = next((g, a) for g in parser._action_groups for a in g._group_actions if a.dest == name)
-    group.title, action.metavar, action.help = title, "NAME", text
+    group.title, action.metavar, action.help = title, metavar, text

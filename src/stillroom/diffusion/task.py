@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,14 @@ class NoiseOptions:
     ema: float = 0.999
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise InputError(f"noise.std is {self.std}; it must be positive")
-        if not 0 <= self.label_dropout < 1:
-            raise InputError(f"noise.label_dropout is {self.label_dropout}; it must be at least 0 and below 1")
+        def require(holds: bool, name: str, expected: str) -> None:
+            if not holds:
+                raise InputError(f"noise.{name} is {getattr(self, name)!r}; it must be {expected}")
+
+        require(math.isfinite(self.mean), "mean", "finite")
+        require(0 < self.std < math.inf, "std", "positive and finite")
+        require(0 <= self.label_dropout < 1, "label_dropout", "at least 0 and below 1")
+        require(0 <= self.ema < 1, "ema", "at least 0 and below 1")
 
 
 def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:

@@ -45,7 +45,7 @@ def build_parser() -> ArgumentParser:
     for name, kind, default in GROUPS:
         parser.add_class_arguments(kind, name)
         parser.set_defaults({f"{name}.{field.name}": getattr(default, field.name) for field in fields(kind)})
-        retitle(parser, name, name, f"a YAML file with the options of the {name}")
+        retitle(parser, name, name, f"a YAML file with the options of the {name}", "FILE")
     retitle(parser, "data", "data", "short for --data.name NAME; or a YAML file with the options of the data")
     model = Group(parser, "model", train)
     model.yes_no("conditional")
