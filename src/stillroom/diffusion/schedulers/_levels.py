@@ -85,7 +85,8 @@ def spaced_levels(table: Floats, steps: int, config: Any, inner: bool) -> tuple[
     Raises:
         InputError: There are more steps than training timesteps, or the spacing is unknown.
     """
-    count = len(table)
+    # The first timestep whose log-SNR is high enough; of a cosine schedule, noise levels grow without bound.
+    count = int(np.searchsorted(np.log(table), -config.lambda_min_clipped, side="right"))
     if not 1 <= steps <= count:
         raise InputError(f"num_inference_steps is {steps}; it must be 1 to {count}, the number of training timesteps")
     # A schedule that ends at the lowest level of the training has no room for an evaluation there.
@@ -97,14 +98,15 @@ def spaced_levels(table: Floats, steps: int, config: Any, inner: bool) -> tuple[
         case "leading":
             times = np.arange(points) * (count // points) + config.steps_offset
         case "trailing":
-            times = np.round(np.arange(count, 0, -count / steps))[:steps][::-1] - 1
+            times = np.round(np.arange(count, 0, -len(table) / steps))[:steps][::-1] - 1
         case name:
             raise unknown_name("timestep_spacing", str(name), ("linspace", "leading", "trailing"))
     times = np.minimum(times[::-1][:steps], count - 1)
     last = 0 if config.final_sigmas_type == "sigma_min" else -1
-    if not (np.diff([*times, last]) < 0).all():  # rounding made two of them one, or one the end
-        times = np.linspace(max(times[0], 1 / steps), last, steps + 1)[:-1]
-    levels = tuple(np.interp(times, np.arange(count), table).tolist())
+    if len(times) < steps or not (np.diff([*times, last]) < 0).all():  # rounding made two of them one, or one the end
+        times = np.linspace(min(max(times[0], steps - 1), count - 1), last, steps + 1)[:-1]
+    times = times.astype(np.float32)  # as the scheduler shows them, so that they lead back to the same levels
+    levels = tuple(np.exp(np.interp(times, np.arange(len(table)), np.log(table))).tolist())
     return (*levels, 0.0 if last < 0 else float(table[0]))
 
 

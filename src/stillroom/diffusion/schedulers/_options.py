@@ -38,6 +38,7 @@ class SchedulerOptions:
         variance_type: ``learned`` or ``learned_range``: the second half of the model's channels is a variance.
         timestep_spacing: Timesteps of the default schedule: ``linspace``, ``leading`` or ``trailing``.
         steps_offset: Added to the timesteps of ``leading``.
+        lambda_min_clipped: Lowest log-SNR (half, as in DPM-Solver) where these timesteps begin; for cosine schedules.
         rescale_betas_zero_snr: Rescale the training noise schedule so that it ends in pure noise.
         final_sigmas_type: Whether a schedule made from a number of steps ends at ``zero`` or at ``sigma_min``.
         use_karras_sigmas: The same as ``schedule="polynomial"``.
@@ -82,6 +83,7 @@ class SchedulerOptions:
     variance_type: str | None = None
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
     steps_offset: int = 0
+    lambda_min_clipped: float = -float("inf")
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     use_karras_sigmas: bool = False

@@ -147,6 +147,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise InputError("set_timesteps needs num_inference_steps, sigmas or timesteps")
         else:
             levels = stored or self._trained.default_levels(int(num_inference_steps), mu, self.inner_spacing)
+        if levels is not stored and sigmas is None:
+            levels = np.float32(levels).tolist()  # what scheduler.sigmas shows is then all there is to know
         plan = self._solver().plan(as_sigmas(levels))
         if stored is not None and levels is stored and num_inference_steps != len(stored) - 1:
             raise InputError(
@@ -167,7 +169,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         times = np.array([space.timestep(sigma) for sigma in evaluations])
         whole = times.round()
         if self.config.integer_timesteps or (
-            isinstance(space, VariancePreserving) and np.abs(times - whole).max() < 1e-6
+            isinstance(space, VariancePreserving) and np.abs(times - whole).max() < 1e-3
         ):
             self.timesteps = torch.tensor(whole, dtype=torch.int64, device=device)
         else:
