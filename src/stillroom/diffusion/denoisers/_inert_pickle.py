@@ -35,6 +35,7 @@ class Record(dict[Any, Any]):
         return made
 
     def __setstate__(self, state: Any) -> None:
+        # Also keeps a pickle from setting attributes: of objects, and of classes, on which this call fails.
         self.state = state
 
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -43,8 +44,7 @@ class Record(dict[Any, Any]):
 def read_inert(path: Path, allowed: Collection[str]) -> Any:
     """Return a pickle's content with every object that is not plain data replaced by a :class:`Record`.
 
-    The classes that stand in for the pickle's globals are made for this one reading, so nothing a pickle does to them
-    (setting attributes on a class, say) outlives it.
+    The classes that stand in for the pickle's globals are made for this one reading; nothing done to them outlives it.
 
     Args:
         path: The file.
@@ -63,9 +63,6 @@ def read_inert(path: Path, allowed: Collection[str]) -> Any:
             if origin not in classes:
                 classes[origin] = type("Record", (Record,), {"origin": origin})
             return classes[origin]
-
-        def get_extension(self, code: int) -> Any:  # of the pure Python reader; the other asks find_class
-            raise pickle.UnpicklingError(f"extension code {code}")
 
     try:
         with path.open("rb") as file:
