@@ -6,7 +6,7 @@ Here the weights are computed, one number a sample; where all samples share them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from stillroom.diffusion.solvers.dpmpp import final_order
 from stillroom.diffusion.thresholding import dynamic_threshold
 from stillroom.errors import InputError, unknown_name
 
-__all__ = ["RULES", "Memory", "Mix", "Student", "between", "first_half", "second_half", "student_step"]
+__all__ = ["RULES", "Memory", "Mix", "Student", "between", "evaluations", "first_half", "second_half", "student_step"]
 
 RULES = ("amed", "euler", "dpm2", "ipndm", "dpmpp")
 ORDERS = {"ipndm": 4, "dpmpp": 3}  # the highest of the rules that have one
@@ -234,13 +234,43 @@ def student_step(
     Returns:
         State and history at noise level k + 1, and what the predictor said.
     """
+    running = evaluations(student, predictor, memory, k, sigmas, read=read, afs=afs)
+    x, sigma = next(running)
+    if not (afs and k == 0):
+        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+            denoised = denoiser(x, sigma, condition)
+        x, sigma = running.send(denoised)
+    denoised = denoiser(x, sigma, condition)
+    try:
+        running.send(denoised)
+    except StopIteration as done:
+        result: tuple[Memory, Prediction] = done.value
+    return result
+
+
+def evaluations(
+    student: Student,
+    predictor: Predictor,
+    memory: Memory,
+    k: int,
+    sigmas: Tensor,
+    *,
+    read: Reader | None = None,
+    afs: bool = False,
+) -> Generator[tuple[Tensor, Tensor], Tensor, tuple[Memory, Prediction]]:
+    """Do step k for whoever has the model: yields where it is to be evaluated, and is sent the denoised samples.
+
+    The arguments and what it returns are those of :func:`student_step`.
+
+    Yields:
+        Point [B, ...] and noise level, [] or [B], of an evaluation.
+    """
     steps, s, t, x = len(sigmas) - 1, sigmas[k], sigmas[k + 1], memory.x
     f = None
     if afs and k == 0:
         denoised = x * (1 - s / (1 + s**2).sqrt()).to(x.dtype)
     else:
-        with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
-            denoised = denoiser(x, s.to(x.dtype), condition)
+        denoised = yield x, s.to(x.dtype)
         if read is not None:
             f = read(denoised.detach())
     prediction = predictor(f, s, t)
@@ -248,7 +278,7 @@ def student_step(
     m = between(s, t, r)
     memory = _remember(student, memory, s, x, denoised)
     middle = _mix(x, first_half(student, k, steps, memory.levels, m), memory)
-    denoised = denoiser(middle, (scale_time * m).to(x.dtype), condition)
+    denoised = yield middle, (scale_time * m).to(x.dtype)
     memory = _remember(student, memory, m, middle, denoised)
     start = x if student.holds else middle
     x = _mix(start, second_half(student, k, steps, memory.levels, t, r, scale_dir), memory)
