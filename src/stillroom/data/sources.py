@@ -33,7 +33,7 @@ def data_root() -> Path | None:
     return beside if beside.is_dir() else None
 
 
-def load_data(options: DataOptions) -> ImageData:
+def load_data(options: DataOptions, *, least_classes: int = 2) -> ImageData:
     """Load a data set and apply the options: resize, subset, held-out split.
 
     Mean and standard deviation are those of all training images, so they do not move with the subset, and a student
@@ -42,6 +42,7 @@ def load_data(options: DataOptions) -> ImageData:
 
     Args:
         options: Which data set, and how much of it.
+        least_classes: Classes it must have; a classifier needs two.
 
     Raises:
         InputError: The name is unknown, files are missing or damaged, or the data cannot honour an option.
@@ -53,7 +54,7 @@ def load_data(options: DataOptions) -> ImageData:
     """
     source = _read(options)
     classes = len(source.classes)
-    if classes < 2:
+    if classes < least_classes:
         raise InputError(f"{options.name} has {classes} class; a classifier needs at least two")
     _check_labels(source.train, classes, f"{options.name} train")
     train, test = source.train, source.test

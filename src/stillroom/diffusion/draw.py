@@ -11,7 +11,7 @@ import torch
 
 from stillroom.diffusion.amed.sampler import AMEDSampler
 from stillroom.diffusion.denoiser import DenoisingModel
-from stillroom.diffusion.images import as_pixels, draw_noise, drawn_class, read_png, tile, write_png
+from stillroom.diffusion.images import as_pixels, check_pictures, draw_noise, drawn_class, read_png, tile, write_png
 from stillroom.diffusion.named_sampler import load_sampler, named_sampler
 from stillroom.diffusion.sampler import Sampler
 from stillroom.errors import InputError, unknown_name
@@ -92,6 +92,7 @@ def draw(
     for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")
+    check_pictures()
     chosen = _class(model, class_name)
     words: dict[str, Any] = {
         "solver": solver,

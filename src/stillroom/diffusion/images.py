@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,7 @@ from stillroom.data.split import random_stream
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.files import write_bytes_atomic
 
-__all__ = ["as_pixels", "draw_noise", "drawn_class", "read_png", "tile", "write_png"]
+__all__ = ["as_pixels", "check_pictures", "draw_noise", "drawn_class", "read_png", "tile", "write_png"]
 
 _CLASS = 5  # purpose of a random stream; the data's are 0 to 4
 
@@ -62,12 +63,18 @@ def as_pixels(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def tile(pixels: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
-    """Lay images side by side, row by row.
+def check_pictures() -> None:
+    """Make sure that pictures can be written, before there are any.
 
-    Args:
-        pixels: The images.
-        columns: Images in a row; as many as make a square by default.
+    Raises:
+        MissingExtraError: Pillow or torchvision is not installed.
+    """
+    _pillow()
+    _grid()
+
+
+def tile(pixels: Tensor) -> NDArray[np.uint8]:
+    """Lay images side by side in a square.
 
     Shapes:
         pixels: [B, C, H, W], uint8.
@@ -76,12 +83,8 @@ def tile(pixels: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
     Raises:
         MissingExtraError: torchvision is not installed.
     """
-    try:
-        from torchvision.utils import make_grid
-    except ImportError:
-        raise MissingExtraError("torchvision", "vision") from None
-    columns = columns or int(np.ceil(len(pixels) ** 0.5))
-    grid = make_grid(pixels, nrow=columns, padding=max(1, pixels.shape[-1] // 16), pad_value=128)
+    columns = math.isqrt(len(pixels) - 1) + 1
+    grid = _grid()(pixels, nrow=columns, padding=max(1, pixels.shape[-1] // 16), pad_value=128)
     whole: NDArray[np.uint8] = grid.permute(1, 2, 0).numpy()
     return whole
 
@@ -122,3 +125,12 @@ def _pillow() -> ModuleType:
     except ImportError:
         raise MissingExtraError("Pillow", "vision") from None
     return Image
+
+
+def _grid() -> Callable[..., Tensor]:
+    try:
+        from torchvision.utils import make_grid
+    except ImportError:
+        raise MissingExtraError("torchvision", "vision") from None
+    grid: Callable[..., Tensor] = make_grid
+    return grid

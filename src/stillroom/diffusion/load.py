@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from stillroom.diffusion.denoiser import DenoisingModel
+from stillroom.diffusion.denoisers.diffusers_models import PredictionType, diffusers_model
 from stillroom.errors import InputError
 
 __all__ = ["FORMS", "load_denoiser"]
@@ -24,6 +25,7 @@ def load_denoiser(
     allow_pickle: bool = False,
     images: int | None = None,
     image_size: int | None = None,
+    prediction_type: PredictionType | None = None,
     guidance: float = 1.0,
     prompt: str | None = None,
 ) -> DenoisingModel:
@@ -37,6 +39,7 @@ def load_denoiser(
         allow_pickle: Read files that are pickles, which can run code when opened.
         images: For ``optimal:DATA``: only so many training images, the first ones.
         image_size: For ``optimal:DATA``: resize the images to squares of this side.
+        prediction_type: For ``diffusers:``: what the network predicts, where its folder does not say.
         guidance: Scale of classifier-free guidance towards a class or prompt; 1 is none, else each evaluation is two.
         prompt: Text for a text-to-image model.
 
@@ -52,10 +55,17 @@ def load_denoiser(
         raise InputError("images and image_size choose the data of optimal:DATA; they do not change another model")
     if kind != "diffusers" and prompt is not None:
         raise InputError(f"a prompt is for text-to-image models of diffusers; {spec} takes none")
+    if kind != "diffusers" and prediction_type is not None:
+        raise InputError(f"prediction_type is for models of diffusers; {spec} says itself what it predicts")
     if kind == "diffusers" and rest:
-        from stillroom.diffusion.denoisers.diffusers_models import diffusers_model
-
-        return diffusers_model(rest, device=device, allow_pickle=allow_pickle, prompt=prompt, guidance=guidance)
+        return diffusers_model(
+            rest,
+            device=device,
+            prediction_type=prediction_type,
+            prompt=prompt,
+            guidance=guidance,
+            allow_pickle=allow_pickle,
+        )
     if kind == "optimal" and rest:
         model = _optimal(rest, torch.device(device), allow_pickle, images, image_size)
     elif kind == "edm" and rest:
@@ -110,7 +120,7 @@ def _optimal(
     name, at, last = text.rpartition("@")
     name, bandwidth = (name, _bandwidth(last, text)) if at else (text, 0.0)
     options = DataOptions(name=name, augment="none", image_size=image_size, allow_pickle=allow_pickle)
-    data = load_data(options)
+    data = load_data(options, least_classes=1)
     train = data.train
     if not isinstance(train, TensorImages):
         raise InputError(f"{name} does not fit in memory, which its closed form needs; use a smaller image_size")

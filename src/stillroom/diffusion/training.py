@@ -128,7 +128,7 @@ def train(
         "checkpoint_every": checkpoint_every,
         "tensorboard": tensorboard,
     }
-    images = load_data(options)
+    images = load_data(options, least_classes=2 if conditional else 1)
     classes = images.classes if conditional else ()
     fabric = make_fabric(device, precision)
     with torch.random.fork_rng():
