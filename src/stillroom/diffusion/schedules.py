@@ -145,7 +145,8 @@ def discrete(points: int, sigma_min: float, sigma_max: float, *, levels: Sequenc
             f"sigma_min {sigma_min:g} lies before time 0 of the model's {len(table)} noise levels; raise it"
         )
     at = (first ** (1 / rho) + _ramp(points) * (last ** (1 / rho) - first ** (1 / rho))) ** rho
-    return _falling(np.sqrt(np.expm1(_extended_line(at, times, exponent))), ends=(sigma_max, sigma_min))
+    exponent = np.maximum(_extended_line(at, times, exponent), 0.0)  # below 0 by rounding, at the end
+    return _falling(np.sqrt(np.expm1(exponent)), ends=(sigma_max, sigma_min))
 
 
 def karras_zero(points: int, sigma_min: float, sigma_max: float, *, rho: float = 7.0) -> Tensor:
