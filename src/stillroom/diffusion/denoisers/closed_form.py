@@ -12,7 +12,7 @@ from stillroom.errors import InputError
 
 __all__ = ["GaussianMixture", "OptimalDenoiser"]
 
-NEAREST = 16  # data points per query whose distances are computed from differences
+NEAREST = 8  # data points per query whose distances are computed from differences
 BLOCK = 2**22  # float64 values of the largest temporary, 32 MiB
 
 
@@ -20,12 +20,14 @@ class OptimalDenoiser:
     """The optimal denoiser of a finite data set y_1..y_n with weights p_i, each smeared by N(0, h^2 I).
 
     With ``b^2 = sigma^2 + h^2`` and ``m = sum_i w_i y_i``, ``w = softmax_i(log p_i - |x - y_i|^2 / (2 b^2))``, it is
-    ``D(x, sigma) = (sigma^2 m + h^2 x) / b^2``; m is one mean-shift step of bandwidth b from x (Karras et al., NeurIPS
-    2022, eq. 57, for h = 0; Chen et al., A Geometric Perspective on Diffusion Models, 2023, eq. 13).
+    ``D(x, sigma) = (sigma^2 m + h^2 x) / b^2``; m is one mean-shift step of bandwidth b from x.
 
-    Source of the distances: with centred data, ``x.y - |y|^2 / 2`` by one float64 matrix product, whose rounding error
-    is about 1e-16 |x| |y|; at small sigma that may be much, so those of the nearest points are computed from
-    differences to the very nearest. Everything is differentiable in x and sigma.
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, NeurIPS 2022, eq. 57 (h
+    = 0); Chen et al., A Geometric Perspective on Diffusion Models, 2023 (mean shift).
+
+    The distances come, up to |x|^2 and with centred data, from one float64 matrix product ``x.y - |y|^2 / 2``, whose
+    rounding error is about 1e-16 |x| |y|. At small sigma that may be much, so those of the nearest points are computed
+    again from differences. Differentiable in x and sigma; of sigma = 0 it knows nothing.
 
     Args:
         data: Data points; kept as one float64 copy.
@@ -145,11 +147,12 @@ class OptimalDenoiser:
         if prior.ndim == 2:
             seen = seen.masked_fill(prior == -math.inf, -math.inf)
         near = seen.topk(min(NEAREST, len(points)), dim=1).indices
-        nearest = near[:, :1]
-        offsets = queries - points[nearest[:, 0]]  # x - y_0
-        steps = points[near] - points[nearest]  # y_i - y_0, [b, NEAREST, d]
-        exact = (steps @ offsets[:, :, None])[:, :, 0] - steps.square().sum(2) / 2  # nothing large cancels
-        products = (products - products.gather(1, nearest)).scatter_(1, near, exact)
+        closest = points[near]  # [b, NEAREST, d]
+        offsets = queries - closest[:, 0]  # x - y_0
+        steps = closest - closest[:, :1]  # y_i - y_0
+        exact = (steps @ offsets[:, :, None])[:, :, 0] - torch.linalg.vector_norm(steps, dim=2).square() / 2
+        # Relative to the nearest point; of those near it, where it matters, exactly.
+        products = (products - products.gather(1, near[:, :1])).scatter_(1, near, exact)
         least = offsets.square().sum(1) / (2 * variance[:, 0])
         return torch.addcdiv(prior, products, variance), least
 
