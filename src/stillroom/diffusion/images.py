@@ -73,8 +73,12 @@ def check_pictures() -> None:
     _grid()
 
 
-def tile(pixels: Tensor) -> NDArray[np.uint8]:
-    """Lay images side by side in a square.
+def tile(pixels: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
+    """Lay images side by side, row by row.
+
+    Args:
+        pixels: The images.
+        columns: Images in a row; as many as make a square by default.
 
     Shapes:
         pixels: [B, C, H, W], uint8.
@@ -83,7 +87,7 @@ def tile(pixels: Tensor) -> NDArray[np.uint8]:
     Raises:
         MissingExtraError: torchvision is not installed.
     """
-    columns = math.isqrt(len(pixels) - 1) + 1
+    columns = columns or math.isqrt(len(pixels) - 1) + 1
     grid = _grid()(pixels, nrow=columns, padding=max(1, pixels.shape[-1] // 16), pad_value=128)
     whole: NDArray[np.uint8] = grid.permute(1, 2, 0).numpy()
     return whole
