@@ -12,6 +12,7 @@ sees other noise only. Finished entries are kept in the file, so a killed run go
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -24,10 +25,10 @@ from typing import Any
 import diffusers
 import torch
 from _stock import stock
-from stillroom.diffusion.auto import choose_sampler
 from torch import Tensor
 
-from stillroom.diffusion.amed import train_amed
+from stillroom.diffusion.amed import AMEDOptions, AMEDSampler, train_amed
+from stillroom.diffusion.auto import choose_sampler
 from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.gits import gits
 from stillroom.diffusion.load import load_denoiser
@@ -93,7 +94,7 @@ class Store:
         print(f"{model}, {budget} evaluations, {entry}: {value:.4g} ({seconds:.0f} s)", file=sys.stderr, flush=True)
 
 
-def measure_all(name: str, model: DenoisingModel, store: Store, count: int, steps: int, seed: int) -> None:
+def measure_all(name: str, model: DenoisingModel, store: Store, count: int, steps: int, seed: int, kinds: str) -> None:
     """Measure every entry on one model."""
     noise = torch.randn(count, *model.shape, generator=torch.Generator().manual_seed(seed))
     fine = schedule("polynomial", steps + 1, SIGMA_MIN, SIGMA_MAX)
@@ -107,29 +108,36 @@ def measure_all(name: str, model: DenoisingModel, store: Store, count: int, step
     def score(sampler: Callable[[Any, Tensor], Tensor]) -> float:
         return rmse(torch.cat([sampler(model.denoiser, part) for part in noise.split(64)]), reference)
 
-    costs: Any = None
-    for budget in BUDGETS:
-        for entry in stock():
+    if "stock" in kinds:
+        for budget, entry in itertools.product(BUDGETS, stock()):
             label = f"diffusers {entry.label}"
             store.fill(name, budget, label, lambda e=entry, b=budget: _stock(e, model, noise, reference, b))
-        for key, options in SOLVERS:
+    if "ours" in kinds:
+        costs = gits(model, seed=seed + 1)
+        for budget, (key, options) in itertools.product(BUDGETS, SOLVERS):
             solver = make_solver(key, **options)
             try:
-                points = steps_for(solver, budget) + 1
+                steps = steps_for(solver, budget)
             except InputError:
                 continue
+            searched = Sampler(solver, costs.sigmas(steps))
+            store.fill(name, budget, f"{solver.name} · gits", lambda s=searched: score(s))
             for kind in SCHEDULES:
-                sigmas = tuple(schedule(kind, points, SIGMA_MIN, SIGMA_MAX).tolist())
-                sampler = Sampler(solver, sigmas)
+                sampler = Sampler(solver, tuple(schedule(kind, steps + 1, SIGMA_MIN, SIGMA_MAX).tolist()))
                 if sampler.nfe == budget:
                     store.fill(name, budget, f"{solver.name} · {kind}", lambda s=sampler: score(s))
-            if costs is None:
-                costs = gits(model, seed=seed + 1)
-            sampler = Sampler(solver, costs.sigmas(points - 1))
-            store.fill(name, budget, f"{solver.name} · gits", lambda s=sampler: score(s))
-        store.fill(name, budget, "auto", lambda b=budget: score(choose_sampler(model, b, seed=seed + 1).sampler))
-    for budget in AMED_BUDGETS:
-        store.fill(name, budget, "amed", lambda b=budget: score(train_amed(model, nfe=b, seed=seed + 1)))
+    if "auto" in kinds:
+        for budget in BUDGETS:
+            store.fill(name, budget, "auto", lambda b=budget: score(choose_sampler(model, b, seed=seed + 1).sampler))
+    if "amed" in kinds:
+        for budget in AMED_BUDGETS:
+            store.fill(name, budget, "amed", lambda b=budget: score(amed(model, b, seed + 1)))
+
+
+def amed(model: DenoisingModel, nfe: int, seed: int) -> AMEDSampler:
+    """Train AMED for a budget: two evaluations a step, the first of all analytical where the budget is odd."""
+    options = AMEDOptions(afs=nfe % 2 == 1, trajectories=4096, batch_size=64)
+    return train_amed(model, steps=(nfe + nfe % 2) // 2, schedule="time_uniform", options=options, seed=seed)
 
 
 def _stock(entry: Any, model: DenoisingModel, noise: Tensor, reference: Tensor, nfe: int) -> float | None:
@@ -182,6 +190,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="steps of the reference")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kinds", default="stock,ours,auto,amed", help="which entries to measure")
     parser.add_argument("--only", default=None, help="only the model of this name")
     parser.add_argument("--print", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
@@ -190,7 +199,7 @@ def main() -> None:
     if not arguments.print:
         for name, model in models(arguments.learned):
             if arguments.only in (None, name):
-                measure_all(name, model, store, arguments.count, arguments.steps, arguments.seed)
+                measure_all(name, model, store, arguments.count, arguments.steps, arguments.seed, arguments.kinds)
     print(f"`python benchmarks/diffusion_quality.py {' '.join(sys.argv[1:])}`\n")
     print(
         f"{arguments.count} samples, reference Heun with {arguments.steps} steps; Python {platform.python_version()}, "
