@@ -150,7 +150,7 @@ def show(store: Store) -> None:
     for name, budgets in store.found.items():
         print(f"\n### {name}\n")
         print(
-            "| evaluations | best stock diffusers | best of our plain solvers | best with GITS | auto | auto / stock | AMED |"
+            "| evaluations | best stock scheduler | best plain solver | best with GITS | auto | auto / stock | AMED |"
         )
         print("|---|---|---|---|---|---|---|")
         for budget, cells in sorted(budgets.items(), key=lambda item: int(item[0])):
@@ -167,9 +167,8 @@ def show(store: Store) -> None:
             auto, amed = cells.get("auto"), cells.get("amed")
             ratio = f"{auto / best['stock'][1]:.2f}" if auto is not None and best["stock"] is not None else ""
             numbers = ["" if value is None else f"{value:.4f}" for value in (auto, amed)]
-            print(
-                f"| {budget} | {text['stock']} | {text['plain']} | {text['gits']} | {numbers[0]} | {ratio} | {numbers[1]} |"
-            )
+            row = [str(budget), text["stock"], text["plain"], text["gits"], numbers[0], ratio, numbers[1]]
+            print(f"| {' | '.join(row)} |")
     for name, budgets in store.found.items():
         print(f"\n<details><summary>Every entry on {name}</summary>\n")
         print(f"| entry | {' | '.join(budgets)} |\n|---|{'---|' * len(budgets)}")
