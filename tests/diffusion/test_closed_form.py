@@ -271,6 +271,10 @@ TWO = torch.zeros(2, 1)
         (lambda: OptimalDenoiser(TWO)(torch.zeros(3, 1), torch.ones(2)), "3 samples but 2 noise levels"),
         (lambda: OptimalDenoiser(TWO)(TWO, torch.tensor(1.0), torch.tensor(1)), "no labels"),
         (
+            lambda: OptimalDenoiser(TWO)(TWO.to("meta"), torch.tensor(1.0)),
+            "on meta but the closed form's data is on cpu",
+        ),
+        (
             lambda: OptimalDenoiser(TWO, labels=torch.arange(2))(torch.zeros(3, 1), torch.tensor(1.0), torch.arange(2)),
             "3 samples but 2 classes",
         ),

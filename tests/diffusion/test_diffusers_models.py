@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from stillroom.cli.main import main
 from stillroom.diffusion.denoisers.diffusers_models import diffusers_model
 from stillroom.diffusion.sampling import sample
 from stillroom.diffusion.solvers.euler import Euler
@@ -98,7 +99,9 @@ def stable_diffusion(**options: Any) -> Any:
         text_encoder=encoder(),
         tokenizer=tokenizer(),
         unet=unet_condition(**options),
-        scheduler=diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=diffusers.PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -517,3 +520,11 @@ def test_a_hub_id_out_of_reach_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="the hub does not give it"):
         diffusers_model("stillroom-nobody/no-such-model")
+
+
+def test_the_command_samples_a_bare_model_told_what_it_predicts(pixel_folder: Path, tmp_path: Path) -> None:
+    command = ["diffusion", "sample", "--model", f"diffusers:{pixel_folder / 'unet'}", "--count", "2", "--nfe", "3"]
+    command += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(command) == 2
+    assert main([*command, "--prediction_type", "epsilon"]) == 0
+    assert len([file for file in (tmp_path / "out").rglob("*.png") if file.name != "grid.png"]) == 2

@@ -124,8 +124,8 @@ def choose_sampler(
         show_progress: Show progress on standard error.
 
     Raises:
-        InputError: A number is out of its range.
-        FailureError: The model returned a value that is not finite, or nothing fits the budget.
+        InputError: A number is out of its range, or the model returned a value that is not finite.
+        FailureError: Nothing fits the budget.
     """
     for name, value, least in (("nfe", nfe, 1), ("count", count, 4), ("reference_steps", reference_steps, 10)):
         if value < least:
@@ -249,7 +249,7 @@ class _Search:
         """Measure on the samples that decide; nothing when the result is not finite."""
         try:
             end = sampler(self.model.denoiser, self.decide.noise, self.decide.condition)
-        except FailureError:
+        except InputError:
             return []
         self.evaluations += self.nfe * len(end)
         name = f"start · {label}" if sampler.start is not None else label

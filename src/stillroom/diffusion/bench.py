@@ -94,7 +94,7 @@ def bench(
 
     Raises:
         InputError: Something handed over is wrong; the message names it and the mend.
-        FailureError: The model returned a value that is not finite.
+        InputError: The model returned a value that is not finite.
         OutputError: A result could not be written.
     """
     _check(nfe, solvers, schedules, count, reference_steps, batch_size)

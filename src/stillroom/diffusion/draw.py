@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from stillroom.diffusion.amed.sampler import AMEDSampler
+from stillroom.diffusion.auto import choose_sampler
 from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.images import as_pixels, check_pictures, draw_noise, drawn_class, read_png, tile, write_png
-from stillroom.diffusion.named_sampler import load_sampler, named_sampler
+from stillroom.diffusion.named_sampler import AUTO, NFE, check_auto, load_sampler, named_sampler
 from stillroom.diffusion.sampler import Sampler
+from stillroom.diffusion.warmup import Draw, random_classes
 from stillroom.errors import InputError, unknown_name
 from stillroom.reports.page import enlarge, environment
 from stillroom.training.progress import counting
@@ -65,10 +67,10 @@ def draw(
     Args:
         model: See :func:`~stillroom.diffusion.load.load_denoiser`.
         count: Number of samples; their seeds are ``seed``, ``seed + 1``, ...
-        solver: Name of the solver (ipndm when not given), or auto: choose solver, order and schedule by measuring this
-            model.
+        solver: Name of the solver (ipndm of order 3 when not given), or auto: choose solver, order and schedule by
+            measuring this model.
         order: The solver's order, where it has one.
-        nfe: Evaluations of the model for a sample; 10 when not given.
+        nfe: Evaluations of the model for a sample; 8 when not given.
         schedule: Name of the noise schedule (polynomial when not given), or a file of stillroom diffusion schedule.
         rho: Exponent of the schedule, where it has one.
         afs: Analytical first step: saves an evaluation.
@@ -86,7 +88,7 @@ def draw(
 
     Raises:
         InputError: Something handed over is wrong; the message names it and the mend.
-        FailureError: The model returned a value that is not finite.
+        InputError: The model returned a value that is not finite.
         OutputError: A file could not be written.
     """
     for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
@@ -104,12 +106,19 @@ def draw(
         "denoise_to_zero": denoise_to_zero,
     }
     kept = _kept(Path(out)) if resume else None
-    # The choice of auto is kept: made again on another machine, it could be another one.
-    sampler = named_sampler(model, **words) if kept is None else load_sampler(kept, model)
+    sampler: Sampler | AMEDSampler | None = None
+    if solver == AUTO:
+        check_auto(nfe, **{name: value for name, value in words.items() if name not in ("solver", "nfe")})
+    elif kept is None:
+        sampler = named_sampler(model, **words)
     samples = {"count": count, **words, "class": class_name, "seed": seed, "batch_size": batch_size}
     asked = {**(config or {}), **samples, "out": str(out)}
     run = RunDirectory.create(out, asked, overwrite=overwrite, resume=resume, may_change={"out"})
-    if kept is None:
+    if kept is not None:
+        # What was chosen is kept: chosen again on another machine, it could be something else.
+        sampler = load_sampler(kept, model)
+    else:
+        sampler = sampler or _choose(model, nfe, chosen, device, show_progress)
         sampler.save(run.path / STORED[isinstance(sampler, AMEDSampler)])
     files = tuple(run.path / f"seed-{number:06d}.png" for number in range(seed, seed + count))
     done = sum(file.exists() for file in files)
@@ -162,6 +171,20 @@ def _classes(model: DenoisingModel, chosen: int | None, seeds: Sequence[int]) ->
     if not model.classes or chosen == model.classes:
         return None
     return [drawn_class(seed, model.classes) if chosen is None else chosen for seed in seeds]
+
+
+def _choose(
+    model: DenoisingModel, nfe: int | None, chosen: int | None, device: torch.device | str, show_progress: bool
+) -> Sampler:
+    """Choose a sampler by measuring the model on the classes that will be drawn."""
+    condition: Draw | None = None
+    if model.classes and chosen is None:
+        condition = random_classes(model.classes)
+    elif model.classes and chosen != model.classes:
+        condition = lambda count, _: torch.full((count,), chosen)  # noqa: E731
+    return choose_sampler(
+        model, NFE if nfe is None else nfe, device=device, condition=condition, show_progress=show_progress
+    ).sampler
 
 
 def _kept(out: Path) -> Path | None:

@@ -125,7 +125,7 @@ def cheapest_path(
         InputError: The matrix is not square and finite, there is no such path, or gamma is not positive.
 
     Example:
-        >>> cheapest_path(torch.tensor([[0.0, 9.0, 1.0, 9.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 0.0, 1.0], [0.0] * 4]), 2)
+        >>> cheapest_path(np.array([[0.0, 9.0, 1.0, 9.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 0.0, 1.0], [0.0] * 4]), 2)
         (0, 2, 3)
     """
     c = np.asarray(cost.detach().cpu() if isinstance(cost, Tensor) else cost, dtype=np.float64)
@@ -269,7 +269,7 @@ def gits(
 
     Raises:
         InputError: A value is out of its range.
-        FailureError: The model returned a value that is not finite.
+        InputError: The model returned a value that is not finite.
     """
     grid = as_sigmas(polynomial(61, model.sigma_min, model.sigma_max) if levels is None else levels)
     teacher = teacher or IPNDM(4)
@@ -324,7 +324,7 @@ def find_first_step(
         The sampler with the step, or ``None`` where no level lies in between.
 
     Raises:
-        FailureError: The model returned a value that is not finite.
+        InputError: The model returned a value that is not finite.
     """
     start, end, *rest = sampler.sigmas
     best: tuple[float, Sampler] | None = None

@@ -75,8 +75,8 @@ def classifier_features(run: str | Path) -> Features:
         run: The classifier's run directory.
 
     Returns:
-        A function of images [B, C, H, W] in -1..1 that returns [B, d]; other sizes are resized to the classifier's, grey
-        images repeated for a colour classifier.
+        A function of images [B, C, H, W] in -1..1 that returns [B, d]; other sizes are resized to the classifier's,
+        grey images repeated for a colour classifier.
 
     Raises:
         InputError: There is no stored classifier, or the images do not fit it.
@@ -123,7 +123,8 @@ def inception_features() -> Features:
         images = _fit(images, 3, None)
         with torch.no_grad():  # pixels as a PNG would hold them, as FID is computed from files
             (pooled,) = network(((images.clamp(-1, 1) * 127.5 + 127.5).round() / 255).float())
-        return torch.flatten(pooled, 1)
+        flat: Tensor = pooled.flatten(1)
+        return flat
 
     return features
 

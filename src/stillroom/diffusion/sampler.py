@@ -19,7 +19,7 @@ from stillroom.diffusion.start import GaussianStart
 from stillroom.errors import InputError
 from stillroom.files import write_json_atomic
 
-__all__ = ["Sampler", "steps_for"]
+__all__ = ["Sampler", "start_file", "steps_for"]
 
 FORMAT = "stillroom-schedule"
 VERSION = 1
@@ -96,11 +96,11 @@ class Sampler:
             "afs": self.afs,
             "denoise_to_zero": self.denoise_to_zero,
             "nfe": self.nfe,
-            "start": None if self.start is None else _start_file(path).name,
+            "start": None if self.start is None else start_file(path).name,
             "about": dict(self.about),
         }
         if self.start is not None:
-            self.start.save(_start_file(path))
+            self.start.save(start_file(path))
         write_json_atomic(Path(path), about)
 
     @classmethod
@@ -130,11 +130,12 @@ class Sampler:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is damaged: {error}") from None
-        start = GaussianStart.load(_start_file(path)) if about.get("start") else None
+        start = GaussianStart.load(start_file(path)) if about.get("start") else None
         return cls(solver, sigmas, *flags, start=start, about=about.get("about") or {})
 
 
-def _start_file(path: str | Path) -> Path:
+def start_file(path: str | Path) -> Path:
+    """Return where the start of the sampler in a file is stored."""
     return Path(path).with_suffix(".start.safetensors")
 
 

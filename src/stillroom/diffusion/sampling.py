@@ -21,7 +21,7 @@ from stillroom.diffusion.solvers.plan import (
     coefficients,
     with_final_denoising,
 )
-from stillroom.errors import FailureError, InputError
+from stillroom.errors import InputError
 
 __all__ = ["Trajectory", "integrate", "sample", "trajectory"]
 
@@ -81,7 +81,7 @@ def integrate(
         if transform is not None:
             denoised = transform(denoised)
         if denoised.shape != x.shape:
-            raise FailureError(
+            raise InputError(
                 f"the denoiser returned shape {tuple(denoised.shape)} for samples of shape {tuple(x.shape)} "
                 f"(evaluation {k + 1}); it must return denoised samples"
             )
@@ -120,7 +120,7 @@ def sample(
 
     Raises:
         InputError: The schedule is none, or the noise has another type.
-        FailureError: The denoiser returned a value that is not finite, or another shape; the message names the step.
+        InputError: The denoiser returned a value that is not finite, or another shape; the message names the step.
 
     Example:
         >>> from stillroom.diffusion.solvers.euler import Euler
@@ -150,7 +150,6 @@ def trajectory(
 
     Raises:
         InputError: As for :func:`sample`.
-        FailureError: Likewise.
     """
     plan, table, x = _prepare(noise, sigmas, solver, denoise_to_zero)
     states, outputs, derivatives, said = [x], [], [], [x]
@@ -205,9 +204,9 @@ def _explain(
             f"evaluation {k + 1} of {len(plan.calls)} (step {plan.calls[k].step + 1}, sigma {plan.calls[k].sigma:g})"
         )
         if not bool(denoised.isfinite().all()):
-            raise FailureError(f"the denoiser returned a value that is not finite at {where}")
+            raise InputError(f"the denoiser returned a value that is not finite at {where}")
         if not bool(after.x.isfinite().all()):
-            raise FailureError(f"the sample is not finite after {where}; use a lower order or a more even schedule")
+            raise InputError(f"the sample is not finite after {where}; use a lower order or a more even schedule")
 
     integrate(plan, table, denoiser, x, condition=condition, afs=afs, transform=transform, watch=watch)
-    raise FailureError("the sample is not finite, but was when sampled again; the denoiser is not deterministic")
+    raise InputError("the sample is not finite, but was when sampled again; the denoiser is not deterministic")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser, Namespace
 
 from stillroom.diffusion.denoiser import DenoisingModel
+from stillroom.diffusion.denoisers.diffusers_models import PredictionType
 from stillroom.diffusion.load import FORMS, load_denoiser
 from stillroom.training.fabric import Device, torch_device
 
 __all__ = ["GUIDANCE_OPTIONS", "MODEL_OPTIONS", "add_guidance", "add_model", "model_of"]
 
-MODEL_OPTIONS = ("model", "images", "image_size", "device", "allow_pickle")
+MODEL_OPTIONS = ("model", "images", "image_size", "prediction_type", "device", "allow_pickle")
 GUIDANCE_OPTIONS = ("guidance", "prompt")
 
 
@@ -22,6 +23,10 @@ def add_model(parser: ArgumentParser) -> None:
     group.add_argument("--images", type=int | None, default=None, metavar="N", help=text)
     text = "of optimal:DATA, resize the images to squares of this side"
     group.add_argument("--image_size", type=int | None, default=None, metavar="N", help=text)
+    text = "what a network of diffusers predicts, where its folder does not say: epsilon, v_prediction, sample or "
+    group.add_argument(
+        "--prediction_type", type=PredictionType | None, default=None, metavar="TYPE", help=text + "flow_prediction"
+    )
     group.add_argument("--device", type=Device, default="auto", help="where to compute; auto takes an accelerator")
     text = "read files that are pickles, which can run code when opened"
     group.add_argument("--allow_pickle", action="store_true", help=text)
@@ -48,5 +53,6 @@ def model_of(options: Namespace) -> DenoisingModel:
         allow_pickle=options.allow_pickle,
         images=options.images,
         image_size=options.image_size,
+        prediction_type=options.prediction_type,
         **{name: options[name] for name in GUIDANCE_OPTIONS if name in options},
     )

@@ -17,7 +17,7 @@ from stillroom.diffusion.amed.predictor import Prediction, Predictor
 from stillroom.diffusion.amed.steps import Memory, Mix, Reader, Student, between, first_half, second_half, student_step
 from stillroom.diffusion.denoiser import Denoiser, DenoisingModel
 from stillroom.diffusion.solvers.plan import Call, Plan, Update, as_sigmas
-from stillroom.errors import FailureError, InputError, unknown_name
+from stillroom.errors import InputError, unknown_name
 from stillroom.files import plain, write_bytes_atomic, write_json_atomic
 
 __all__ = ["USES", "AMEDSampler", "Uses", "levels_of", "reader"]
@@ -100,13 +100,13 @@ class AMEDSampler:
 
         Raises:
             InputError: The noise has another type, or the sampler is not bound to the model whose feature it reads.
-            FailureError: The denoiser returned a value that is not finite, or another shape.
+            InputError: The denoiser returned a value that is not finite, or another shape.
         """
         states, _ = self.trajectory(denoiser, noise, condition)
         result = states[-1]
         if result.shape != noise.shape or not bool(result.isfinite().all()):
             step = next((k for k, x in enumerate(states) if not bool(x.isfinite().all())), len(states) - 1)
-            raise FailureError(f"the denoiser returned a value that is not finite, or another shape, in step {step}")
+            raise InputError(f"the denoiser returned a value that is not finite, or another shape, in step {step}")
         return result
 
     def trajectory(

@@ -83,7 +83,7 @@ def train_amed(
     Raises:
         InputError: An option does not fit the model, the model passes no gradient, or a checkpoint does not fit.
         TrainingDivergedError: No loss is finite any more.
-        FailureError: The model returned a value that is not finite on the teacher's way.
+        InputError: The model returned a value that is not finite on the teacher's way.
     """
     student, teacher, options = student or Student(), teacher or Heun(), options or AMEDOptions()
     device = torch.device(device)

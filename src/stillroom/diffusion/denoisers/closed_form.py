@@ -118,7 +118,7 @@ class OptimalDenoiser:
         return torch.cat(means), queries, variance
 
     def _prepare(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        queries, variance = _flat(x, sigma, self.shape)
+        queries, variance = _flat(x, sigma, self.shape, self._points.device)
         classes = None
         if condition is not None:
             if self.labels is None:
@@ -217,17 +217,19 @@ class GaussianMixture:
 
     def _evaluate(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, ...]:
         _require_no_condition(condition)
-        queries, variance = _flat(x, sigma, self.shape)
+        queries, variance = _flat(x, sigma, self.shape, self._mean.device)
         spread = self._variance + variance[:, :, None]  # [B, K, d]
         offsets = self._mean - queries[:, None]
         logs = self._log_weight - (offsets.square() / spread + (2 * math.pi * spread).log()).sum(2) / 2
         return logs.softmax(1), logs.logsumexp(1), offsets, spread, variance
 
 
-def _flat(x: Tensor, sigma: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def _flat(x: Tensor, sigma: Tensor, shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the samples as float64 [B, d] and the squared noise levels as float64 [B, 1]."""
     if x.shape[1:] != shape or x.ndim == 0:
         raise InputError(f"samples must have shape [B, {', '.join(map(str, shape))}], got {_shape(x)}")
+    if x.device != device:
+        raise InputError(f"the samples are on {x.device} but the closed form's data is on {device}; move one of them")
     if sigma.numel() not in (1, len(x)):
         raise InputError(f"there are {len(x)} samples but {sigma.numel()} noise levels; give one, or one per sample")
     levels = sigma.to(x.device, torch.float64).reshape(-1, 1).expand(len(x), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from stillroom.models.weights import first_line
 __all__ = ["PredictionType", "diffusers_model"]
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
-PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
+PREDICTIONS = get_args(PredictionType)
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 # What says which noise levels a network was trained on.
 BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")

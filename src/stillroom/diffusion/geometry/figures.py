@@ -45,7 +45,7 @@ def distances(study: Study) -> str:
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         _curves(left, sigmas, {"state": metrics.norm, "output": metrics.norm_denoised})
-        left.plot(sigmas, law.tolist(), color=INK, linestyle=":", linewidth=1.2, label="√(E|x₀|² + σ²d)")
+        left.plot(sigmas, law.tolist(), color=INK, linestyle=":", linewidth=1.2, label="√(E‖x₀‖² + σ²d)")
         left.set_title("norm")
         last = study.jump[-1]
         apart = [vector_norm((x - last).flatten(2), dim=-1) for x in (study.path.states, study.jump[:-1])]
@@ -184,8 +184,8 @@ def closed_form(study: Study) -> str:
             left,
             sigmas,
             {
-                "|D* − D| on the model's": found.on_learned,
-                "|D* − D| on the closed form's": found.on_optimal,
+                "‖D* − D‖ on the model's": found.on_learned,
+                "‖D* − D‖ on the closed form's": found.on_optimal,
                 "outputs, each on its own": found.outputs,
                 "states": found.states[:-1],
             },

@@ -18,7 +18,7 @@ from stillroom.data.sources import load_data
 from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.geometry import figures
 from stillroom.diffusion.geometry.claims import Claim, check_claims
-from stillroom.diffusion.geometry.study import INTERPOLATIONS, Study, measure_trajectories
+from stillroom.diffusion.geometry.study import INTERPOLATIONS, Study, check_study, measure_trajectories
 from stillroom.diffusion.images import as_pixels, tile
 from stillroom.errors import InputError
 from stillroom.reports.page import Figure, Page, Picture, Section, environment, picture, write_page
@@ -77,7 +77,7 @@ def study_trajectories(
 
     Raises:
         InputError: Something handed over is wrong; the message names it and the mend.
-        FailureError: The model returned a value that is not finite.
+        InputError: The model returned a value that is not finite.
         OutputError: A result could not be written.
     """
     begun = time.monotonic()
@@ -86,6 +86,7 @@ def study_trajectories(
         if show_progress:
             print(f"[{time.monotonic() - begun:5.1f} s] {text}", file=sys.stderr, flush=True)
 
+    check_study(model, samples=samples, steps=steps, label=label)
     known = training_samples(model, data, label=label, images=data_images)
     options = {"samples": samples, "steps": steps, "rho": rho, "label": label, "data": data, "seed": seed}
     kept = {**options, "data_images": data_images, "out": str(out), **(config or {})}

@@ -61,7 +61,7 @@ def score_deviation(
 
     Raises:
         InputError: The schedule is none.
-        FailureError: A denoiser returned a value that is not finite.
+        InputError: A denoiser returned a value that is not finite.
 
     Example:
         >>> found = score_deviation(lambda x, s, c: 0 * x, lambda x, s, c: 0 * x + 1, torch.ones(1, 4), [4.0, 1.0])

@@ -32,7 +32,7 @@ from stillroom.diffusion.schedules import schedule
 from stillroom.diffusion.solvers.euler import Euler
 from stillroom.errors import InputError
 
-__all__ = ["INTERPOLATIONS", "Ascent", "Study", "measure_trajectories"]
+__all__ = ["INTERPOLATIONS", "Ascent", "Study", "check_study", "measure_trajectories"]
 
 INTERPOLATIONS = {
     "linear": interpolate_linear,
@@ -120,12 +120,9 @@ def measure_trajectories(
 
     Raises:
         InputError: The options do not fit together or to the model.
-        FailureError: The model returned a value that is not finite.
+        InputError: The model returned a value that is not finite.
     """
-    if samples < 2 or steps < 8:
-        raise InputError(f"a study needs at least 2 samples and 8 steps, got {samples} and {steps}")
-    if label is not None and not 0 <= label < model.classes:
-        raise InputError(f"label is {label}; {model.name} has {model.classes} classes, from 0")
+    check_study(model, samples=samples, steps=steps, label=label)
     if data is not None and data.shape[1:] != model.shape:
         raise InputError(f"the data has samples {tuple(data.shape[1:])}, {model.name} {model.shape}; they must agree")
     sigmas = schedule("polynomial", steps + 1, model.sigma_min, model.sigma_max, rho=rho)
@@ -176,6 +173,18 @@ def measure_trajectories(
         deviation=deviation,
         gaussian=gaussian,
     )
+
+
+def check_study(model: DenoisingModel, *, samples: int, steps: int, label: int | None) -> None:
+    """Check the options of a study before anything is computed.
+
+    Raises:
+        InputError: They do not fit together or to the model.
+    """
+    if samples < 2 or steps < 8:
+        raise InputError(f"a study needs at least 2 samples and 8 steps, got {samples} and {steps}")
+    if label is not None and not 0 <= label < model.classes:
+        raise InputError(f"label is {label}; {model.name} has {model.classes} classes, from 0")
 
 
 def _ascent(closed: OptimalDenoiser, path: Trajectory, label: int | None) -> Ascent:

@@ -9,6 +9,7 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("diffusers", "diffusion") from None
 
+from stillroom.diffusion.schedulers._amed import StillroomAMEDScheduler
 from stillroom.diffusion.schedulers._scheduler import PlanScheduler, StepOutput
 from stillroom.diffusion.schedulers._solvers import (
     StillroomDEISScheduler,
@@ -26,6 +27,7 @@ __all__ = [
     "SCHEDULERS",
     "PlanScheduler",
     "StepOutput",
+    "StillroomAMEDScheduler",
     "StillroomDEISScheduler",
     "StillroomDPM2Scheduler",
     "StillroomDPMppScheduler",

@@ -66,8 +66,7 @@ def table_sigmas(betas: Floats, zero_snr: bool) -> tuple[Floats, Floats]:
     products: Floats = np.cumprod(1 - betas)
     if zero_snr:
         roots = np.sqrt(products)
-        roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
-        products = np.square(roots)
+        products = np.square((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1]), dtype=np.float64)
         products[-1] = 2.0**-24
     sigmas: Floats = np.sqrt((1 - products) / products)
     return products, sigmas

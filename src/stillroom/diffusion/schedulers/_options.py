@@ -66,6 +66,8 @@ class SchedulerOptions:
             options above. They are copied into ``schedule_sigmas``, so that a saved scheduler needs no file.
         schedule_sigmas: The noise levels to sample at, in the EDM convention, whatever the number of steps asked for
             was; it must agree.
+        schedule_start: File of the Gaussian start that belongs to them, which carries the noise to the first of them;
+            the pipeline must call ``scale_model_input``.
         afs: Analytical first step: saves the first evaluation of the model.
         denoise_to_zero: One evaluation more at the last noise level, whose output is the result.
         integer_timesteps: Round what the model is told as its timestep; the noise levels stay exact.
@@ -108,6 +110,7 @@ class SchedulerOptions:
     schedule_options: dict[str, float] | None = None
     schedule_file: str | None = None
     schedule_sigmas: Sequence[float] | None = None
+    schedule_start: str | None = None
     afs: bool = False
     denoise_to_zero: bool = False
     integer_timesteps: bool = False

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillroom.diffusion.denoiser import per_sample
 from stillroom.diffusion.schedulers._spaces import Space
 from stillroom.diffusion.solvers.plan import (
     JUMP,
@@ -20,6 +21,7 @@ from stillroom.diffusion.solvers.plan import (
     begin,
     coefficients,
 )
+from stillroom.diffusion.start import GaussianStart
 from stillroom.errors import InputError
 
 __all__ = ["Run", "denoised_of", "rest_of", "scaled", "start_of", "threshold"]
@@ -52,8 +54,10 @@ def rest_of(plan: Plan, solver: Solver, first: int) -> Plan:
     return Plan((s, *rest), plan.history, calls)
 
 
-def scaled(x: Tensor, factor: float) -> Tensor:
-    """Return the product, or the tensor itself for a factor of one."""
+def scaled(x: Tensor, factor: Any) -> Tensor:
+    """Return the product with a number or with one [B] for every sample; the tensor itself for a factor of one."""
+    if isinstance(factor, Tensor):
+        return x * per_sample(factor, x)
     return x if factor == 1 else x * factor
 
 
@@ -65,17 +69,19 @@ def threshold(denoised: Tensor, config: Any) -> Tensor:
     return denoised.clamp(-limit, limit) / limit
 
 
-def denoised_of(x: Tensor, output: Tensor, sigma: float, space: Space, config: Any) -> Tensor:
-    """Return the denoised sample that the model's output stands for."""
+def denoised_of(x: Tensor, output: Tensor, sigma: Any, space: Space, config: Any) -> Tensor:
+    """Return the denoised sample that the model's output stands for, at one noise level or one [B] for every sample."""
     if config.variance_type in ("learned", "learned_range") and output.shape[1] == 2 * x.shape[1]:
         output = output[:, : x.shape[1]]
     if output.shape != x.shape:
         raise InputError(f"the model returned {tuple(output.shape)} for a sample of {tuple(x.shape)}")
-    rule = space.rule(config.prediction_type, sigma)
-    if rule.state == 0:
-        denoised = scaled(output, rule.output)
+    state, share = space.rule(config.prediction_type, sigma)
+    if isinstance(share, Tensor):
+        denoised = torch.addcmul(scaled(x, state), per_sample(share, x), output.to(x.dtype))
+    elif isinstance(state, float) and state == 0:
+        denoised = scaled(output, share)
     else:
-        denoised = torch.add(scaled(x, rule.state), output, alpha=rule.output)
+        denoised = torch.add(scaled(x, state), output, alpha=share)
     return threshold(denoised.to(x.dtype), config) if config.thresholding else denoised
 
 
@@ -103,7 +109,9 @@ class Handed:
 class Run:
     """The solver's side of a trajectory; everything on the host is decided before the first step."""
 
-    def __init__(self, plan: Plan, space: Space, config: Any, *, afs: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, space: Space, config: Any, *, afs: bool = False, start: GaussianStart | None = None
+    ) -> None:
         self.plan = plan
         self.space = space
         self.config = config
@@ -111,6 +119,8 @@ class Run:
         self.levels = (*(call.sigma for call in plan.calls), plan.sigmas[-1])
         self.memory: Memory | None = None
         self.handed = Handed()
+        self.start = start
+        self.started = False
         self.table: Coefficients | None = None
 
     @property
@@ -118,11 +128,20 @@ class Run:
         """Noise level of the next evaluation."""
         return self.levels[self.k]
 
+    def moved(self, sample: Tensor) -> Tensor:
+        """Return what the model is to see of the pipeline's noise: the noise where the Gaussian start carries it."""
+        if self.start is None or self.k > 0:
+            return sample
+        self.started = True
+        return scaled(self._carried(sample), self.space.scale(self.sigma)).to(sample.dtype)
+
     def step(self, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sample at the next evaluation, and the denoised sample of this one."""
         k = self.k
         if self.memory is None or self.table is None:
-            x = self._state(sample)
+            if self.start is not None and not self.started:
+                raise InputError("this pipeline does not call scale_model_input, where a Gaussian start begins")
+            x = self._state(sample) if self.start is None else self._carried(sample)
             self.table = coefficients(self.plan, x)
             self.memory = begin(self.plan, x)
             if k == 1:  # the evaluation before was the prior's, which only scales
@@ -137,6 +156,10 @@ class Run:
         self.k = k + 1
         previous = scaled(self.memory.x, self.space.scale(self.levels[k + 1])).to(sample.dtype)
         return self.handed.give(previous), denoised.to(sample.dtype)
+
+    def _carried(self, noise: Tensor) -> Tensor:
+        assert self.start is not None  # asked only where there is one
+        return self.start(noise if noise.dtype == torch.float64 else noise.float(), self.sigma)
 
     def _state(self, sample: Tensor) -> Tensor:
         x = sample if sample.dtype == torch.float64 else sample.float()

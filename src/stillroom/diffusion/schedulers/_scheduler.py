@@ -8,19 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
-from diffusers.utils.import_utils import DummyObject
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from stillroom.diffusion.denoiser import per_sample
-from stillroom.diffusion.sampler import Sampler
-from stillroom.diffusion.schedulers._convert import converted
+from stillroom.diffusion.schedulers._amed_run import AMEDRun
 from stillroom.diffusion.schedulers._levels import exact_levels
-from stillroom.diffusion.schedulers._run import Run, rest_of, start_of
+from stillroom.diffusion.schedulers._place import mixed, nearest
+from stillroom.diffusion.schedulers._run import Run, rest_of, scaled, start_of
 from stillroom.diffusion.schedulers._spaces import Preconditioned, VariancePreserving
+from stillroom.diffusion.schedulers._stored import StoredScheduler
 from stillroom.diffusion.schedulers._trained import Trained
+from stillroom.diffusion.solvers import make_solver
 from stillroom.diffusion.solvers.plan import Plan, Solver, as_sigmas, with_final_denoising
 from stillroom.errors import InputError
 
@@ -40,7 +38,7 @@ class StepOutput(BaseOutput):
     pred_original_sample: Tensor | None = None
 
 
-class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class PlanScheduler(StoredScheduler):
     """A scheduler of diffusers that runs a solver's plan, the same numbers by the same rule as ``sample``.
 
     Samples stay in the space pipelines expect: variance preserving for discrete models (``init_noise_sigma`` is 1 and
@@ -48,24 +46,32 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ``sigma_data``. The state is kept in float32 (or float64) whatever the type of the sample.
     """
 
-    # EDMEulerScheduler is left out: what its configuration means depends on its class.
-    _compatibles = [e.name for e in KarrasDiffusionSchedulers if e.name != "EDMEulerScheduler"]  # noqa: RUF012
     order = 1
+    solver: ClassVar[str]  # key in SOLVERS
+    names: ClassVar[dict[str, str]] = {}  # option of the solver -> option of the scheduler
+    predictions: ClassVar[dict[str, Any]] = {}  # what the solver extrapolates -> how the scheduler's option says it
     inner_spacing: ClassVar[bool] = False  # spaces timesteps as diffusers' multistep schedulers do
 
     def _solver(self) -> Solver:
-        raise NotImplementedError
+        options = {name: self.config[option] for name, option in self.names.items()}
+        if "predict" in options:
+            said = options["predict"]
+            options["predict"] = next((key for key, value in self.predictions.items() if value == said), None)
+            if options["predict"] is None:
+                known = ", ".join(map(repr, self.predictions.values()))
+                raise InputError(f"{self.names['predict']} is {said!r}; it must be one of {known}")
+        return make_solver(self.solver, **options)
+
+    @classmethod
+    def options_of(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the scheduler's options for those of a solver."""
+        return {
+            cls.names[name]: cls.predictions[value] if name == "predict" else value for name, value in options.items()
+        }
 
     def _prepare(self) -> None:
+        super()._prepare()
         config = self.config
-        if config.schedule_file is not None:
-            sampler = Sampler.load(config.schedule_file)
-            self._fix(
-                schedule_file=None,
-                schedule_sigmas=list(sampler.sigmas),
-                afs=sampler.afs,
-                denoise_to_zero=sampler.denoise_to_zero,
-            )
         self._trained = Trained(self.config)
         self.betas = torch.tensor(self._trained.betas, dtype=torch.float32)
         self.alphas = 1.0 - self.betas
@@ -75,7 +81,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._plan: Plan | None = None
-        self._run: Run | None = None
+        self._run: Run | AMEDRun | None = None
         self.sigma_min, self.sigma_max = self._trained.range
         self.init_noise_sigma = self._trained.start_scale(self.sigma_max)
         self.sigmas = torch.tensor(self._trained.training_levels, dtype=torch.float32)
@@ -83,28 +89,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._trained.is_flow:
             self.timesteps = self.sigmas * config.num_train_timesteps
 
-    def _fix(self, **values: Any) -> None:
-        """Put values into the configuration as if they had been passed."""
-        default = [name for name in self.config.get("_use_default_values", ()) if name not in values]
-        self.register_to_config(**values, _use_default_values=default)  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Make a scheduler from the configuration of any scheduler, also of another class."""
-        if isinstance(config, Mapping):
-            config = converted(dict(config), kwargs)
-        return super().from_config(config, return_unused_kwargs, **kwargs)
-
-    @classmethod
-    def _get_compatibles(cls) -> list[type[Any]]:
-        own = [kind for base in PlanScheduler.__subclasses__() for kind in (base, *base.__subclasses__())]
-        installed = [kind for kind in super()._get_compatibles() if not isinstance(kind, DummyObject)]
-        return [*installed, *own]
-
     @property
-    def config(self) -> Any:
-        """The configuration, with its options as attributes."""
-        return super().config
+    def _skipped(self) -> int:
+        """Number of evaluations that the analytical first step saves."""
+        return int(self.config.afs)
 
     # Schedule
 
@@ -133,7 +121,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if sigmas is not None and timesteps is not None:
             raise InputError("pass sigmas or timesteps, not both")
         stored = self.config.schedule_sigmas
-        self._trained = Trained(self.config, measured=stored is not None and sigmas is None and timesteps is None)
+        self._is_stored = stored is not None and sigmas is None and timesteps is None
+        self._trained = Trained(self.config, measured=self._is_stored)
         if sigmas is not None:
             values = np.asarray(sigmas.detach().cpu() if isinstance(sigmas, Tensor) else sigmas, dtype=np.float64)
             grid = np.linspace(1, 1 / max(len(values), 1), len(values))
@@ -147,21 +136,21 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise InputError("set_timesteps needs num_inference_steps, sigmas or timesteps")
         else:
             levels = stored or self._trained.default_levels(int(num_inference_steps), mu, self.inner_spacing)
-        if levels is not stored and sigmas is None:
-            levels = np.float32(levels).tolist()  # what scheduler.sigmas shows is then all there is to know
-        plan = self._solver().plan(as_sigmas(levels))
-        if stored is not None and levels is stored and num_inference_steps != len(stored) - 1:
+        if self._is_stored and num_inference_steps != len(levels) - 1:
             raise InputError(
-                f"the stored schedule has {len(stored) - 1} steps; pass num_inference_steps={len(stored) - 1}, not "
+                f"the stored schedule has {len(levels) - 1} steps; pass num_inference_steps={len(levels) - 1}, not "
                 f"{num_inference_steps}"
             )
+        if sigmas is None and not self._is_stored:
+            levels = np.asarray(levels, dtype=np.float32).tolist()  # exactly what scheduler.sigmas shows
+        plan = self._solver().plan(as_sigmas(levels))
         if self.config.denoise_to_zero and sigmas is None and timesteps is None:
             plan = with_final_denoising(plan)
         self._set_plan(plan, device)
         self.num_inference_steps = len(self.timesteps) if self.order == 1 else len(plan.sigmas) - 1
 
     def _set_plan(self, plan: Plan, device: str | torch.device | None) -> None:
-        space, skipped = self._trained.space, int(self.config.afs)
+        space, skipped = self._trained.space, self._skipped
         if skipped and len(plan.calls) == 1:
             raise InputError("afs replaces the only evaluation of the model; use more steps")
         self._plan = plan
@@ -204,40 +193,40 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
         An entry of ``timesteps`` is found by its place in memory, without reading it; else the nearest one is taken.
         """
-        times = self._times if schedule_timesteps is None else schedule_timesteps.tolist()
-        if (
-            isinstance(timestep, Tensor)
-            and schedule_timesteps is None
-            and timestep.numel() == 1
-            and timestep.untyped_storage().data_ptr() == self.timesteps.untyped_storage().data_ptr()
-        ):
-            near = [int(timestep.storage_offset())]
-            near += [k for k in range(near[0] + 1, len(times)) if times[k] == times[near[0]]]
+        if schedule_timesteps is None:
+            near = nearest(self._times, timestep, self.timesteps)
         else:
-            distance = np.abs(np.asarray(times) - float(timestep))
-            near = np.flatnonzero(distance == distance.min()).tolist()
+            near = nearest(schedule_timesteps.tolist(), timestep)
         return next((k for k in near if self._begins_step(k)), near[0])
 
     def _begins_step(self, index: int) -> bool:
-        call = index + int(self.config.afs)
+        call = index + self._skipped
         calls = self._plan.calls if self._plan is not None else ()
         return call == 0 or call >= len(calls) or calls[call - 1].step != calls[call].step
 
-    def _started(self, timestep: float | Tensor) -> Run:
+    def _started(self, timestep: float | Tensor) -> Run | AMEDRun:
         """Return the trajectory; at its first evaluation, find where it begins."""
         if self._plan is None:
             raise InputError("the scheduler has no timesteps yet; call set_timesteps first")
         if self._step_index is None or self._run is None:
             index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
-            skipped = int(self.config.afs)
             if not 0 <= index < len(self._times):
                 raise InputError(f"begin_index is {index}, but there are {len(self._times)} evaluations")
-            plan = self._plan if index == 0 else rest_of(self._plan, self._solver(), index + skipped)
-            self._run = Run(plan, self._trained.space, self.config, afs=bool(skipped and index == 0))
+            self._run = self._begin(self._plan, index)
             self._step_index = index
         if self._step_index >= len(self._times):
             raise InputError(f"all {len(self._times)} evaluations were made; call set_timesteps before sampling again")
         return self._run
+
+    def _begin(self, plan: Plan, index: int) -> Run | AMEDRun:
+        """Return a new trajectory that begins at this evaluation."""
+        skipped = self._skipped
+        rest = plan if index == 0 else rest_of(plan, self._solver(), index + skipped)
+        start = self.start if index == 0 and self._is_stored else None
+        return Run(rest, self._trained.space, self.config, afs=bool(skipped and index == 0), start=start)
+
+    def _stepped(self) -> None:
+        """Do what is left after an evaluation."""
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
@@ -245,13 +234,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     # Sampling
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """Return the model's input: the sample itself, except for models with ``sigma_data``."""
-        if not isinstance(self._trained.space, Preconditioned):
-            return sample
-        if self._plan is None:
+        """Return the model's input: the sample itself, but for models with ``sigma_data`` and for a Gaussian start."""
+        preconditioned = isinstance(self._trained.space, Preconditioned)
+        if self._plan is None or not (preconditioned or self.start is not None):
             return sample
         run = self._started(self.timesteps[0] if timestep is None else timestep)
-        return sample * self._trained.space.input_scale(run.sigma)
+        sample = run.moved(sample)
+        return scaled(sample, self._trained.space.input_scale(run.sigma)) if preconditioned else sample
 
     def step(
         self,
@@ -281,6 +270,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise InputError(f"eta is {eta:g}, but {type(self).__name__} is deterministic; use eta 0")
         previous, denoised = self._started(timestep).step(model_output, sample)
         self._step_index = (self._step_index or 0) + 1
+        self._stepped()
         return StepOutput(previous, denoised) if return_dict else (previous, denoised)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -291,19 +281,14 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         times = timesteps.reshape(-1).tolist()
         levels = self._trained.levels_at(times)
         if self._plan is not None:
-            evaluated = [*(call.sigma for call in self._plan.calls[int(self.config.afs) :]), self._plan.sigmas[-1]]
+            evaluated = [*(call.sigma for call in self._plan.calls[self._skipped :]), self._plan.sigmas[-1]]
             if self._begin_index is not None:
                 index = self._begin_index if self._step_index is None else self._step_index
                 levels = [evaluated[index]] * len(times)
             else:
                 known = dict(zip(self._times, evaluated, strict=False))
                 levels = [known.get(time, level) for time, level in zip(times, levels, strict=True)]
-        mixes = [self._trained.space.mixing(level) for level in levels]
-        signal, spread = (
-            per_sample(torch.tensor(part, dtype=torch.float64, device=original_samples.device), original_samples)
-            for part in zip(*mixes, strict=True)
-        )
-        return signal * original_samples + spread * noise
+        return mixed(original_samples, noise, [self._trained.space.mixing(level) for level in levels])
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """Return noisy samples of a flow; the name its pipelines use for ``add_noise``."""

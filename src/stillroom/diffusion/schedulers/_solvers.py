@@ -15,9 +15,6 @@ from stillroom.diffusion.schedulers._options import (
     configured,
 )
 from stillroom.diffusion.schedulers._scheduler import PlanScheduler
-from stillroom.diffusion.solvers import make_solver
-from stillroom.diffusion.solvers.plan import Solver
-from stillroom.errors import InputError
 
 __all__ = [
     "StillroomDEISScheduler",
@@ -31,32 +28,7 @@ __all__ = [
 ]
 
 
-class SolverScheduler(PlanScheduler):
-    """A scheduler whose solver is made of its configuration."""
-
-    solver: ClassVar[str]
-    names: ClassVar[dict[str, str]] = {}  # option of the solver -> option of the scheduler
-    predictions: ClassVar[dict[str, Any]] = {}  # what the solver extrapolates -> how the scheduler's option says it
-
-    def _solver(self) -> Solver:
-        options = {name: self.config[option] for name, option in self.names.items()}
-        if "predict" in options:
-            said = options["predict"]
-            options["predict"] = next((key for key, value in self.predictions.items() if value == said), None)
-            if options["predict"] is None:
-                known = ", ".join(map(repr, self.predictions.values()))
-                raise InputError(f"{self.names['predict']} is {said!r}; it must be one of {known}")
-        return make_solver(self.solver, **options)
-
-    @classmethod
-    def options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the scheduler's options for those of a solver."""
-        return {
-            cls.names[name]: cls.predictions[value] if name == "predict" else value for name, value in options.items()
-        }
-
-
-class StillroomEulerScheduler(SolverScheduler):
+class StillroomEulerScheduler(PlanScheduler):
     """Euler's method, the same as DDIM without noise; see :class:`~stillroom.diffusion.solvers.euler.Euler`.
 
     Example:
@@ -70,7 +42,7 @@ class StillroomEulerScheduler(SolverScheduler):
     __init__ = configured(SchedulerOptions)
 
 
-class StillroomHeunScheduler(SolverScheduler):
+class StillroomHeunScheduler(PlanScheduler):
     """Heun's method; see :class:`~stillroom.diffusion.solvers.two_stage.Heun`.
 
     There are two timesteps for a step, one for a step to noise level 0.
@@ -81,7 +53,7 @@ class StillroomHeunScheduler(SolverScheduler):
     __init__ = configured(SchedulerOptions)
 
 
-class StillroomDPM2Scheduler(SolverScheduler):
+class StillroomDPM2Scheduler(PlanScheduler):
     """DPM-Solver-2; see :class:`~stillroom.diffusion.solvers.two_stage.DPM2`.
 
     There are two timesteps for a step, one for a step to noise level 0.
@@ -93,7 +65,7 @@ class StillroomDPM2Scheduler(SolverScheduler):
     __init__ = configured(DPM2Options)
 
 
-class StillroomIPNDMScheduler(SolverScheduler):
+class StillroomIPNDMScheduler(PlanScheduler):
     """iPNDM; see :class:`~stillroom.diffusion.solvers.adams_bashforth.IPNDM`."""
 
     solver = "ipndm"
@@ -101,7 +73,7 @@ class StillroomIPNDMScheduler(SolverScheduler):
     __init__ = configured(IPNDMOptions)
 
 
-class StillroomIPNDMVScheduler(SolverScheduler):
+class StillroomIPNDMVScheduler(PlanScheduler):
     """iPNDM with variable-step coefficients; see :class:`~stillroom.diffusion.solvers.adams_bashforth.IPNDMV`."""
 
     solver = "ipndm_v"
@@ -113,7 +85,7 @@ class StillroomIPNDMVScheduler(SolverScheduler):
     __init__ = configured(IPNDMVOptions)
 
 
-class StillroomDEISScheduler(SolverScheduler):
+class StillroomDEISScheduler(PlanScheduler):
     """DEIS; see :class:`~stillroom.diffusion.solvers.deis.DEIS`."""
 
     solver = "deis"
@@ -127,7 +99,7 @@ class StillroomDEISScheduler(SolverScheduler):
     __init__ = configured(DEISOptions)
 
 
-class StillroomDPMppScheduler(SolverScheduler):
+class StillroomDPMppScheduler(PlanScheduler):
     """DPM-Solver++; see :class:`~stillroom.diffusion.solvers.dpmpp.DPMpp`."""
 
     solver = "dpmpp"
@@ -143,7 +115,7 @@ class StillroomDPMppScheduler(SolverScheduler):
     __init__ = configured(DPMppOptions)
 
 
-class StillroomUniPCScheduler(SolverScheduler):
+class StillroomUniPCScheduler(PlanScheduler):
     """UniPC; see :class:`~stillroom.diffusion.solvers.unipc.UniPC`."""
 
     solver = "unipc"

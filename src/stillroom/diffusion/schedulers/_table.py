@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillroom.diffusion.sampler import Sampler
+from stillroom.diffusion.amed.sampler import AMEDSampler
+from stillroom.diffusion.sampler import Sampler, start_file
+from stillroom.diffusion.schedulers._scheduler import PlanScheduler
 from stillroom.diffusion.schedulers._solvers import (
-    SolverScheduler,
     StillroomDEISScheduler,
     StillroomDPM2Scheduler,
     StillroomDPMppScheduler,
@@ -22,7 +23,7 @@ from stillroom.diffusion.solvers import solver_options
 
 __all__ = ["SCHEDULERS", "scheduler_for"]
 
-SCHEDULERS: dict[str, type[SolverScheduler]] = {
+SCHEDULERS: dict[str, type[PlanScheduler]] = {
     "euler": StillroomEulerScheduler,
     "heun": StillroomHeunScheduler,
     "dpm2": StillroomDPM2Scheduler,
@@ -34,12 +35,15 @@ SCHEDULERS: dict[str, type[SolverScheduler]] = {
 }
 
 
-def scheduler_for(sampler: Sampler | str | Path, config: Mapping[str, Any]) -> SolverScheduler:
+def scheduler_for(sampler: Sampler | AMEDSampler | str | Path, config: Mapping[str, Any]) -> PlanScheduler:
     """Return the scheduler that samples as a stored sampler does: solver, options, noise levels, first step.
 
     Args:
-        sampler: What a search returned, or its file.
+        sampler: What a search or a training returned, or its file.
         config: Of the pipeline's own scheduler (``pipe.scheduler.config``): the noise levels the model was trained on.
+
+    Returns:
+        The scheduler; an AMED that reads the network's bottleneck wants ``scheduler.attach(pipe.unet)``.
 
     Raises:
         InputError: The file holds none, or a sampler that no scheduler has.
@@ -51,14 +55,20 @@ def scheduler_for(sampler: Sampler | str | Path, config: Mapping[str, Any]) -> S
         >>> scheduler.sigmas
         tensor([10.,  1.,  0.])
     """
+    file = sampler if isinstance(sampler, str | Path) else None
+    if isinstance(sampler, AMEDSampler) or str(file).endswith(".safetensors"):
+        given = {} if file is None else {"amed_file": str(file)}
+        amed: StillroomAMEDScheduler = StillroomAMEDScheduler.from_config(dict(config), **given)
+        return amed.use(sampler) if isinstance(sampler, AMEDSampler) else amed
     found = sampler if isinstance(sampler, Sampler) else Sampler.load(sampler)
     key, options = solver_options(found.solver)
     kind = SCHEDULERS[key]
-    scheduler: SolverScheduler = kind.from_config(
+    scheduler: PlanScheduler = kind.from_config(
         dict(config),
         **kind.options_of(options),
         schedule_sigmas=list(found.sigmas),
         afs=found.afs,
         denoise_to_zero=found.denoise_to_zero,
+        schedule_start=str(start_file(file)) if file is not None and found.start is not None else None,
     )
-    return scheduler
+    return scheduler if found.start is None or file is not None else scheduler.carry(found.start)
