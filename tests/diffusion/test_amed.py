@@ -362,7 +362,7 @@ def test_a_model_that_cuts_the_graph_is_refused() -> None:
 
 def test_a_model_that_returns_nan_is_named_with_the_step() -> None:
     sampler = AMEDSampler(Predictor(), Student(), SIGMAS, uses="nothing")
-    with pytest.raises(FailureError, match="in step 2"):
+    with pytest.raises(InputError, match="in step 2"):
         sampler(lambda x, sigma, condition: 0 * x if float(sigma) > 6 else x * torch.nan, noise())
 
 
