@@ -63,10 +63,10 @@ def table_sigmas(betas: Floats, zero_snr: bool) -> tuple[Floats, Floats]:
     Sample Steps are Flawed, WACV 2024, algorithm 1); as in diffusers its last product is 2^-24, so that sigma is
     finite.
     """
-    products: Floats = np.cumprod(1 - betas)
+    products: Floats = np.cumprod(1 - betas, dtype=np.float64)
     if zero_snr:
-        roots = np.sqrt(products)
-        products = np.square((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1]), dtype=np.float64)
+        roots = products**0.5
+        products = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
         products[-1] = 2.0**-24
     sigmas: Floats = np.sqrt((1 - products) / products)
     return products, sigmas

@@ -8,6 +8,7 @@ from typing import Any
 
 from stillroom.diffusion.amed.sampler import AMEDSampler
 from stillroom.diffusion.sampler import Sampler, start_file
+from stillroom.diffusion.schedulers._amed import StillroomAMEDScheduler
 from stillroom.diffusion.schedulers._scheduler import PlanScheduler
 from stillroom.diffusion.schedulers._solvers import (
     StillroomDEISScheduler,
