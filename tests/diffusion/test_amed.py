@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.diffusion.amed import AMEDOptions, AMEDSampler, Predictor, Student, bottleneck, train_amed
 from stillroom.diffusion.amed.steps import RULES
@@ -390,3 +391,23 @@ def test_a_predictor_that_sees_the_denoised_sample_needs_no_hook() -> None:
     _, predictions = sampler.trajectory(mixture(), noise(3).float())
     assert predictions[1].r.unique().numel() == 3
     assert sampler.bind(mixture_model()) is sampler
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_steps_read_nothing_on_the_host() -> None:
+    sampler = AMEDSampler(predictor(inputs=16), Student(rule="ipndm"), SIGMAS, uses="denoised")
+    latents = noise()
+    with HostReads() as reads:
+        sampler.trajectory(lambda x, sigma, condition: x / (1 + sigma.reshape(-1, 1, 1, 1)), latents)
+    assert reads.count == 0
