@@ -11,7 +11,9 @@ import torch
 from stillroom.cli.main import main
 from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.denoisers.closed_form import GaussianMixture, OptimalDenoiser
-from stillroom.diffusion.geometry.claims import check_claims, falling, shape_spread, single_peak
+from stillroom.diffusion.geometry.calibration import shape_spread
+from stillroom.diffusion.geometry.claims import check_claims
+from stillroom.diffusion.geometry.metrics import falling, single_peak
 from stillroom.diffusion.geometry.report import numbers, study_trajectories, training_samples
 from stillroom.diffusion.geometry.study import Study, measure_trajectories
 from stillroom.errors import InputError

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stillroom.errors import InputError
 
-__all__ = ["calibrate", "central", "procrustes"]
+__all__ = ["calibrate", "central", "procrustes", "shape_spread"]
 
 
 def procrustes(source: Tensor, target: Tensor) -> Tensor:
@@ -82,3 +82,20 @@ def central(coordinates: Tensor, *, share: float = 0.8) -> Tensor:
     count = bend.shape[0]
     cut = round(count * (1 - share) / 2)
     return bend.argsort(stable=True)[cut : count - cut].sort().values
+
+
+def shape_spread(coordinates: Tensor) -> float:
+    """Return how far aligned trajectories are from their mean, relative to its size, both across the chord.
+
+    ``rms || c_i - mean c_i || / rms || mean c_i ||`` over time and samples, c the two coordinates across the chord.
+
+    Shapes:
+        coordinates: [T, B, 3], aligned (see :func:`calibrate`).
+
+    Example:
+        >>> shape_spread(torch.ones(5, 2, 3))
+        0.0
+    """
+    across = coordinates[..., 1:]
+    mean = across.mean(1, keepdim=True)
+    return float((across - mean).square().sum(-1).mean().sqrt() / mean.square().sum(-1).mean().sqrt())

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from stillroom.diffusion.geometry.calibration import shape_spread
+from stillroom.diffusion.geometry.metrics import falling, single_peak
 from stillroom.diffusion.geometry.score_deviation import ScoreDeviation
 from stillroom.diffusion.geometry.study import INTERPOLATIONS, Study
 
-__all__ = ["Claim", "check_claims", "falling", "shape_spread", "single_peak"]
+__all__ = ["Claim", "check_claims"]
 
 LARGE = 1 / 8  # noise from this share of the largest on counts as large: 10 of 80
 RISE = 0.001  # a mean over few samples may rise by so much where its expectation falls
-ROUNDING = 1e-6  # of a float32 norm
-WIGGLE = 0.01  # of a peak's height: smaller turns of a curve are not counted as another peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,49 +69,6 @@ def check_claims(study: Study) -> list[Claim]:
     if study.deviation is not None:
         claims.append(_learned(study, study.deviation))
     return claims
-
-
-def falling(curve: Tensor) -> Tensor:
-    """Return the share of steps on which each of the curves [T, B] does not rise (but for rounding), [B].
-
-    Example:
-        >>> falling(torch.tensor([[3.0], [2.0], [2.0], [2.5]]))
-        tensor([0.6667], dtype=torch.float64)
-    """
-    return (curve.diff(dim=0) <= ROUNDING * curve[:-1]).double().mean(0)
-
-
-def single_peak(curve: Tensor) -> Tensor:
-    """Return which of the curves [T, B] rise and then fall, but for wiggles of 1 % of their height, as [B] booleans.
-
-    Example:
-        >>> single_peak(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.5], [1.0, 2.0]]))
-        tensor([ True, False])
-    """
-    peak, at = curve.max(0)
-    index = torch.arange(len(curve), device=curve.device)[:, None]
-    # Before the peak nothing may lie below what came before, behind it nothing above.
-    drop = (curve.cummax(0).values - curve).where(index <= at, 0).amax(0)
-    after = curve.where(index >= at, torch.inf).cummin(0).values
-    rise = (curve - after).where(index > at, 0).amax(0)
-    return (drop <= WIGGLE * peak) & (rise <= WIGGLE * peak)
-
-
-def shape_spread(coordinates: Tensor) -> float:
-    """Return how far aligned trajectories are from their mean, relative to its size, both across the chord.
-
-    ``rms || c_i - mean c_i || / rms || mean c_i ||`` over time and samples, c the two coordinates across the chord.
-
-    Shapes:
-        coordinates: [T, B, 3], aligned (see :func:`~stillroom.diffusion.geometry.calibration.calibrate`).
-
-    Example:
-        >>> shape_spread(torch.ones(5, 2, 3))
-        0.0
-    """
-    across = coordinates[..., 1:]
-    mean = across.mean(1, keepdim=True)
-    return float((across - mean).square().sum(-1).mean().sqrt() / mean.square().sum(-1).mean().sqrt())
 
 
 def _norm_law(study: Study) -> Claim:

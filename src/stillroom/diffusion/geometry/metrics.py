@@ -10,13 +10,25 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from stillroom.errors import InputError
 
-__all__ = ["TrajectoryMetrics", "check_trajectory", "chord_deviation", "deviation", "trajectory_metrics"]
+__all__ = [
+    "TrajectoryMetrics",
+    "check_trajectory",
+    "chord_deviation",
+    "deviation",
+    "falling",
+    "single_peak",
+    "trajectory_metrics",
+]
+
+ROUNDING = 1e-6  # of a float32 norm
+WIGGLE = 0.01  # of a peak's height: smaller turns of a curve are not counted as another peak
 
 
 def chord_deviation(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -129,6 +141,32 @@ def trajectory_metrics(states: Tensor, denoised: Tensor, derivatives: Tensor) ->
         deviation_denoised=deviation(out).T if len(out) > 1 else out.new_zeros(0, x.shape[1]),
         cosine=F.cosine_similarity(slope, x[:-1] - x[-1], dim=-1),
     )
+
+
+def falling(curve: Tensor) -> Tensor:
+    """Return the share of steps on which each of the curves [T, B] does not rise (but for rounding), [B].
+
+    Example:
+        >>> falling(torch.tensor([[3.0], [2.0], [2.0], [2.5]]))
+        tensor([0.6667], dtype=torch.float64)
+    """
+    return (curve.diff(dim=0) <= ROUNDING * curve[:-1]).double().mean(0)
+
+
+def single_peak(curve: Tensor) -> Tensor:
+    """Return which of the curves [T, B] rise and then fall, but for wiggles of 1 % of their height, as [B] booleans.
+
+    Example:
+        >>> single_peak(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.5], [1.0, 2.0]]))
+        tensor([ True, False])
+    """
+    peak, at = curve.max(0)
+    index = torch.arange(len(curve), device=curve.device)[:, None]
+    # Before the peak nothing may lie below what came before, behind it nothing above.
+    drop = (curve.cummax(0).values - curve).where(index <= at, 0).amax(0)
+    after = curve.where(index >= at, torch.inf).cummin(0).values
+    rise = (curve - after).where(index > at, 0).amax(0)
+    return (drop <= WIGGLE * peak) & (rise <= WIGGLE * peak)
 
 
 def check_trajectory(trajectory: Tensor) -> None:
