@@ -180,8 +180,9 @@ def _choose(
     condition: Draw | None = None
     if model.classes and chosen is None:
         condition = random_classes(model.classes)
-    elif model.classes and chosen != model.classes:
-        condition = lambda count, _: torch.full((count,), chosen)  # noqa: E731
+    elif chosen is not None and chosen != model.classes:
+        one = torch.tensor(chosen)
+        condition = lambda count, _: one.expand(count)  # noqa: E731
     return choose_sampler(
         model, NFE if nfe is None else nfe, device=device, condition=condition, show_progress=show_progress
     ).sampler
