@@ -14,16 +14,18 @@ VARIANTS = {"solver_type": ("midpoint", "heun", "logrho"), "algorithm_type": ("d
 
 
 def converted(config: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration of any scheduler with what its class implies written out.
+    """Return a configuration of any scheduler with what it leaves to its class written out.
 
     Args:
-        config: As saved, with the name of its class as ``_class_name``.
+        config: Of the other scheduler.
         given: What the caller sets, and therefore needs no translation.
 
     Raises:
         InputError: The scheduler does what ours do not: stochastic solvers, inverted flows.
     """
-    kind = str(config.get("_class_name", ""))
+    discrete = "beta_start" in config or "trained_betas" in config  # schedulers in memory do not tell their class
+    flow = not discrete and "shift" in config
+    edm = not discrete and "sigma_data" in config
     if config.get("invert_sigmas"):
         raise InputError("the scheduler's flow runs from 0 to 1 (invert_sigmas); stillroom's run from 1 to 0 only")
     if str(config.get("algorithm_type", "")).startswith("sde-") and "algorithm_type" not in given:
@@ -34,9 +36,9 @@ def converted(config: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         if config.get(option) in variants:
             config.pop(option)
     implied: dict[str, Any] = {}
-    if kind.startswith("FlowMatch"):
+    if flow:
         implied = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-    elif kind.startswith("EDM"):
+    elif edm:
         implied = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
         named = "logsnr" if config.get("sigma_schedule") == "exponential" else "polynomial"
         if "schedule" not in given:

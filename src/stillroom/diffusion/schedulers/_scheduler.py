@@ -202,7 +202,7 @@ class PlanScheduler(StoredScheduler):
     def _begins_step(self, index: int) -> bool:
         call = index + self._skipped
         calls = self._plan.calls if self._plan is not None else ()
-        return call == 0 or call >= len(calls) or calls[call - 1].step != calls[call].step
+        return index == 0 or call >= len(calls) or calls[call - 1].step != calls[call].step
 
     def _started(self, timestep: float | Tensor) -> Run | AMEDRun:
         """Return the trajectory; at its first evaluation, find where it begins."""
