@@ -41,6 +41,8 @@ SCHEDULES = ("polynomial", "logsnr", "time_uniform", "karras_zero", "gits")
 # Where a Gaussian start may hand over to the model, and the last level before the end, in spreads of the data.
 HAND_OVER = (0.5, 0.7, 1.0, 1.4)
 LAST = (0.02, 0.06, 0.12)
+ORDER = 8  # denoised samples a fitted step may read
+KEPT = 3  # of the starts tried on few samples, those tried on all
 SHRINKING = (0.25, 0.12, 0.06)  # steps of the descent in ln sigma
 
 
@@ -78,6 +80,13 @@ class _Warm:
     def end(self) -> Tensor:
         return self.way.states[-1]
 
+    def first(self, count: int) -> _Warm:
+        """Return the first samples alone."""
+        way = self.way
+        parts = (way.states[:, :count], way.denoised[:, :count], way.derivatives[:, :count])
+        condition = self.condition[:count] if isinstance(self.condition, Tensor) else self.condition
+        return _Warm(self.noise[:count], Trajectory(way.sigmas, *parts, way.nfe), condition)
+
     def at(self, sigma: float) -> Tensor:
         """Return the solution at a noise level, by cubic Hermite interpolation in ln sigma."""
         levels = self.way.sigmas
@@ -99,7 +108,7 @@ def choose_sampler(
     model: DenoisingModel,
     nfe: int,
     *,
-    count: int = 256,
+    count: int = 512,
     reference_steps: int = 100,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -110,13 +119,13 @@ def choose_sampler(
 
     The measure is the RMSE to a fine solution of the same ODE from the same noise. Tried are solvers x schedules, GITS
     among them, and multistep solvers fitted to the model's trajectories, from the largest noise level or after a
-    Gaussian start, whose noise levels descend by coordinates. All is fitted on one half of the warm-up samples, the
+    Gaussian start, whose noise levels descend by coordinates. All is fitted on one part of the warm-up samples, the
     choice is made on the other.
 
     Args:
         model: The model.
         nfe: Evaluations of the model for a sample.
-        count: Warm-up samples to fit on; half as many more decide.
+        count: Warm-up samples to fit on; a quarter as many more decide.
         reference_steps: Steps of the fine solution.
         seed: Seed of the warm-up noise; the same seed gives the same choice.
         device: Where the model computes.
@@ -147,7 +156,7 @@ class _Search:
         condition: Draw | None,
     ) -> None:
         self.model, self.nfe, self.evaluations = model, nfe, 0
-        decide = max(2, count // 2)
+        decide = max(2, count // 4)
         batches = [
             next(warmup(model, count=size, batch_size=size, seed=own, device=device, condition=condition))
             for size, own in ((count, 2 * seed), (decide, 2 * seed + 1))
@@ -165,23 +174,24 @@ class _Search:
     def run(self, show: bool) -> Choice:
         plain, starts = list(self._plain()), list(self._starts())
         found: list[Measured] = []
-        with counting(f"{self.nfe} evaluations", len(plain) + len(starts), show=show) as progress:
+        descent = 2 * self.nfe * len(SHRINKING)  # fits, at least
+        with counting(f"{self.nfe} evaluations", len(plain) + len(starts) + descent, show=show) as progress:
             for number, (label, sampler) in enumerate(plain, 1):
                 found += self._measure(label, sampler)
                 progress(number)
-            fitted = []
-            for number, (start, levels) in enumerate(starts, len(plain) + 1):
-                fitted.append((self._fitted(start, levels)[1], start, levels))
-                progress(number)
-        fitted.sort(key=lambda item: item[0])
-        best_of_kind = [next((item for item in fitted if (item[1] is None) is kind), None) for kind in (False, True)]
-        for item in best_of_kind:
-            if item is None or not math.isfinite(item[0]):
-                continue
-            _, start, levels = item
-            found += self._measure("fitted", self._fitted(start, levels)[0])
-            levels = self._descend(start, levels)
-            found += self._measure("fitted, levels searched", self._fitted(start, levels)[0])
+            coarse = self.fit.first(max(32, len(self.fit.noise) // 4))
+            tried: list[tuple[float, int]] = []
+            for number, (start, levels) in enumerate(starts):
+                tried.append((self._fitted(start, levels, coarse)[1], number))
+                progress(len(plain) + number + 1)
+            best = [starts[number] for error, number in sorted(tried)[:KEPT] if math.isfinite(error)]
+            again = sorted((self._fitted(*starts_of, self.fit)[1], n) for n, starts_of in enumerate(best))
+            if again and math.isfinite(again[0][0]):
+                start, levels = best[again[0][1]]
+                found += self._measure("fitted", self._fitted(start, levels, self.fit)[0])
+                levels = self._descend(start, levels)
+                found += self._measure("fitted, levels searched", self._fitted(start, levels, self.fit)[0])
+            progress(len(plain) + len(starts) + descent)
         if not found:
             raise FailureError(f"no way of sampling {self.model.name} with {self.nfe} evaluations gave finite samples")
         return Choice(tuple(sorted(found, key=lambda measured: measured.rmse)), self.evaluations)
@@ -215,19 +225,18 @@ class _Search:
             levels = [top] if self.nfe == 1 else polynomial(self.nfe, last, top, rho=rho).tolist()
             yield start, (*levels, model.sigma_min)
 
-    def _fitted(self, start: GaussianStart | None, levels: Sequence[float]) -> tuple[Sampler, float]:
-        warm = self.fit
+    def _fitted(self, start: GaussianStart | None, levels: Sequence[float], warm: _Warm) -> tuple[Sampler, float]:
         x = warm.noise * levels[0] if start is None else start(warm.noise, levels[0])
         targets = [warm.at(level) for level in levels[1:]]
         with torch.no_grad():
-            solver, end = fit_multistep(self.model.denoiser, x, levels, targets, condition=warm.condition)
+            solver, end = fit_multistep(self.model.denoiser, x, levels, targets, order=ORDER, condition=warm.condition)
         self.evaluations += self.nfe * len(warm.noise)
         error = rmse(end, warm.end)
         return Sampler(solver, tuple(levels), start=start), error if math.isfinite(error) else math.inf
 
     def _descend(self, start: GaussianStart | None, levels: tuple[float, ...]) -> tuple[float, ...]:
         """Move one noise level after the other as long as the fitted error falls."""
-        best = self._fitted(start, levels)[1]
+        best = self._fitted(start, levels, self.fit)[1]
         free = range(0 if start is not None else 1, self.nfe)
         for step in SHRINKING:
             for _ in range(3):
@@ -238,7 +247,7 @@ class _Search:
                     falls = all(high > 1.02 * low for high, low in itertools.pairwise(moved))
                     if not falls or moved[0] > self.model.sigma_max or (start and moved[0] >= self.model.sigma_max):
                         continue
-                    error = self._fitted(start, moved)[1]
+                    error = self._fitted(start, moved, self.fit)[1]
                     if error < best:
                         best, levels = error, tuple(moved)
                 if best > 0.99 * before:

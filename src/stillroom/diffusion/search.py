@@ -49,7 +49,7 @@ def search_schedule(
     solver: str = "ipndm",
     order: int | None = None,
     coefficient: float = COEFFICIENT,
-    count: int = 256,
+    count: int | None = None,
     trajectories: int = 4096,
     cost: str | None = None,
     seed: int = 0,
@@ -68,7 +68,7 @@ def search_schedule(
         solver: The solver the schedule is for (gits).
         order: Its order; its own default when not given.
         coefficient: Weight of late steps against early ones (gits).
-        count: Warm-up samples (gits, auto).
+        count: Warm-up samples (gits, auto); 256 and 512 when not given.
         trajectories: Trajectories to train on (amed).
         cost: File of the measured costs (gits): read when it is there, else written.
         seed: Seed of the warm-up noise.
@@ -83,7 +83,7 @@ def search_schedule(
     """
     if method not in get_args(Way):
         raise unknown_name("method", method, get_args(Way))
-    for name, value in (("nfe", nfe), ("count", count), ("trajectories", trajectories)):
+    for name, value in (("nfe", nfe), ("count", 1 if count is None else count), ("trajectories", trajectories)):
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1")
     file = Path(f"{method}{SUFFIXES[method]}" if out is None else out)
@@ -106,12 +106,14 @@ def search_schedule(
     if method == "gits":
         chosen = make_solver(solver, **({} if order is None else {"order": order}))
         steps = steps_for(chosen, nfe)
-        costs = _costs(model, cost, count, seed, device)
+        costs = _costs(model, cost, 256 if count is None else count, seed, device)
         about = {"model": model.name, "method": "gits", "seed": seed, "coefficient": coefficient}
         sampler = Sampler(chosen, costs.sigmas(steps, coefficient=coefficient), about=about)
         evaluations = costs.evaluations
     elif method == "auto":
-        choice = choose_sampler(model, nfe, count=count, seed=seed, device=device, show_progress=show_progress)
+        choice = choose_sampler(
+            model, nfe, count=512 if count is None else count, seed=seed, device=device, show_progress=show_progress
+        )
         sampler, evaluations = choice.sampler, choice.evaluations
     else:
         options = AMEDOptions(afs=nfe % 2 == 1, trajectories=trajectories)

@@ -34,7 +34,7 @@ def build_parser() -> ArgumentParser:
     search.add("solver", str)
     search.add("order", int | None)
     search.add("coefficient", float)
-    search.add("count", int)
+    search.add("count", int | None)
     search.add("trajectories", int)
     search.add("cost", str | None, "FILE")
     search.add("seed", int)
