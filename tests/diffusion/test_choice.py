@@ -25,7 +25,7 @@ def model() -> DenoisingModel:
 
 
 def test_the_choice_beats_the_usual_schedules_on_noise_it_has_not_seen(model: DenoisingModel, tmp_path: Path) -> None:
-    choice = choose_sampler(model, 5, count=48, reference_steps=40, seed=3)
+    choice = choose_sampler(model, 5, count=128, reference_steps=40, seed=3)
     noise = torch.randn(64, *model.shape, generator=torch.Generator().manual_seed(99))
     levels = schedule("polynomial", 301, model.sigma_min, model.sigma_max)
     fine = sample(model.denoiser, noise, levels, make_solver("ipndm_v", order=3))

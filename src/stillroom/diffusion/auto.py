@@ -125,7 +125,7 @@ def choose_sampler(
     Args:
         model: The model.
         nfe: Evaluations of the model for a sample.
-        count: Warm-up samples to fit on; a quarter as many more decide.
+        count: Warm-up samples to fit on; a quarter as many more, at least 64, decide.
         reference_steps: Steps of the fine solution.
         seed: Seed of the warm-up noise; the same seed gives the same choice.
         device: Where the model computes.
@@ -156,7 +156,7 @@ class _Search:
         condition: Draw | None,
     ) -> None:
         self.model, self.nfe, self.evaluations = model, nfe, 0
-        decide = max(2, count // 4)
+        decide = max(64, count // 4)  # few could not tell candidates apart
         batches = [
             next(warmup(model, count=size, batch_size=size, seed=own, device=device, condition=condition))
             for size, own in ((count, 2 * seed), (decide, 2 * seed + 1))
