@@ -32,7 +32,8 @@ class AMEDOptions:
         uses: What the predictor sees, see :class:`AMEDSampler`; by default the bottleneck where the model has one
             hooked, else nothing.
         objective: ``steps``: every step ends close to the teacher's, which starts from the same point; ``final``: the
-            last state does, and gradients flow through all steps (not in the paper; takes more memory).
+            last state does, gradients flow through all steps, and the predictor starts at the student's plain solver
+            (not in the paper; takes more memory).
         lr_levels: Also learn the student's noise levels between first and last, with this learning rate; needs the
             objective ``final`` (not in the paper).
 

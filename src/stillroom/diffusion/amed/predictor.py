@@ -98,6 +98,12 @@ class Predictor(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.xavier_uniform_(self.map_layer0.weight, generator=generator)
 
+    def start_plain(self) -> None:
+        """Make it say ``r = 1/2`` and scales of 1 to begin with, so that wide scales start at the student's solver."""
+        for head in (self.fc_r, self.fc_scale_dir, self.fc_scale_time):
+            if head is not None:
+                nn.init.zeros_(head.weight)
+
     @property
     def options(self) -> dict[str, float | int]:
         """What rebuilds the network."""

@@ -96,6 +96,8 @@ def train_amed(
     predictor = Predictor(
         scale_dir=options.scale_dir, scale_time=options.scale_time, hidden=options.hidden, generator=generator
     ).to(device)
+    if options.objective == "final":
+        predictor.start_plain()
     chosen = grid[:: options.intermediate + 1]
     sampler = AMEDSampler(predictor, student, chosen, options.afs, uses, feature=model.feature)
     training = _Training(model, sampler, teacher, grid, options, seed, device, condition, folder)
