@@ -39,7 +39,7 @@ from stillroom.diffusion.schedules import schedule
 from stillroom.diffusion.solvers import make_solver
 from stillroom.errors import InputError
 
-BUDGETS = (4, 5, 6, 8, 10)
+BUDGETS = (5, 6, 4, 8, 10)
 AMED_BUDGETS = (3, 4, 5)
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 SOLVERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -94,7 +94,9 @@ class Store:
         print(f"{model}, {budget} evaluations, {entry}: {value:.4g} ({seconds:.0f} s)", file=sys.stderr, flush=True)
 
 
-def measure_all(name: str, model: DenoisingModel, store: Store, count: int, steps: int, seed: int, kinds: str) -> None:
+def measure_all(
+    name: str, model: DenoisingModel, store: Store, count: int, steps: int, seed: int, kinds: str, warmup: int
+) -> None:
     """Measure every entry on one model."""
     noise = torch.randn(count, *model.shape, generator=torch.Generator().manual_seed(seed))
     fine = schedule("polynomial", steps + 1, SIGMA_MIN, SIGMA_MAX)
@@ -128,7 +130,12 @@ def measure_all(name: str, model: DenoisingModel, store: Store, count: int, step
                     store.fill(name, budget, f"{solver.name} · {kind}", lambda s=sampler: score(s))
     if "auto" in kinds:
         for budget in BUDGETS:
-            store.fill(name, budget, "auto", lambda b=budget: score(choose_sampler(model, b, seed=seed + 1).sampler))
+            store.fill(
+                name,
+                budget,
+                "auto",
+                lambda b=budget: score(choose_sampler(model, b, count=warmup, seed=seed + 1).sampler),
+            )
     if "amed" in kinds:
         for budget in AMED_BUDGETS:
             store.fill(name, budget, "amed", lambda b=budget: score(amed(model, b, seed + 1)))
@@ -189,6 +196,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="steps of the reference")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=1024, help="samples auto fits on; its own default is 1024")
     parser.add_argument("--kinds", default="stock,ours,auto,amed", help="which entries to measure")
     parser.add_argument("--only", default=None, help="only the model of this name")
     parser.add_argument("--print", action="store_true", help="only print what is there")
@@ -198,7 +206,16 @@ def main() -> None:
     if not arguments.print:
         for name, model in models(arguments.learned):
             if arguments.only in (None, name):
-                measure_all(name, model, store, arguments.count, arguments.steps, arguments.seed, arguments.kinds)
+                measure_all(
+                    name,
+                    model,
+                    store,
+                    arguments.count,
+                    arguments.steps,
+                    arguments.seed,
+                    arguments.kinds,
+                    arguments.warmup,
+                )
     print(f"`python benchmarks/diffusion_quality.py {' '.join(sys.argv[1:])}`\n")
     print(
         f"{arguments.count} samples, reference Heun with {arguments.steps} steps; Python {platform.python_version()}, "

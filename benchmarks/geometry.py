@@ -39,6 +39,7 @@ def main() -> None:
             data_images=None if closed else options.data_images,
             seed=options.seed,
             device=options.device,
+            config={"model": name, "images": int(images) if images else None},
             out=options.out / f"{number}-{Path(name).name.replace(':', '-')}",
             overwrite=True,
         ).claims

@@ -24,7 +24,12 @@ from stillroom.diffusion.warmup import Draw, warmup
 from stillroom.errors import FailureError, InputError
 from stillroom.training.progress import counting
 
-__all__ = ["Choice", "Measured", "choose_sampler"]
+__all__ = ["COUNT", "Choice", "Measured", "choose_sampler"]
+
+# Warm-up samples. Where a few end on another picture than the fine solution they decide the error, and few samples fit
+# those by chance: on the closed form of 2,000 MNIST images at 5 evaluations, 512 gave 0.079 and 0.085, 1,024 0.065 and
+# 0.074 (two seeds, other noise).
+COUNT = 1024
 
 SOLVERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("euler", {}),
@@ -108,7 +113,7 @@ def choose_sampler(
     model: DenoisingModel,
     nfe: int,
     *,
-    count: int = 512,
+    count: int = COUNT,
     reference_steps: int = 100,
     seed: int = 0,
     device: torch.device | str = "cpu",

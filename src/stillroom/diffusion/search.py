@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diffusion.amed import AMEDOptions, AMEDSampler, train_amed
-from stillroom.diffusion.auto import choose_sampler
+from stillroom.diffusion.auto import COUNT, choose_sampler
 from stillroom.diffusion.denoiser import DenoisingModel
 from stillroom.diffusion.gits import COEFFICIENT, CostMatrix, gits
 from stillroom.diffusion.quality import rmse
@@ -68,7 +68,7 @@ def search_schedule(
         solver: The solver the schedule is for (gits).
         order: Its order; its own default when not given.
         coefficient: Weight of late steps against early ones (gits).
-        count: Warm-up samples (gits, auto); 256 and 512 when not given.
+        count: Warm-up samples (gits, auto); 256 and 1,024 when not given.
         trajectories: Trajectories to train on (amed).
         cost: File of the measured costs (gits): read when it is there, else written.
         seed: Seed of the warm-up noise.
@@ -112,7 +112,7 @@ def search_schedule(
         evaluations = costs.evaluations
     elif method == "auto":
         choice = choose_sampler(
-            model, nfe, count=512 if count is None else count, seed=seed, device=device, show_progress=show_progress
+            model, nfe, count=COUNT if count is None else count, seed=seed, device=device, show_progress=show_progress
         )
         sampler, evaluations = choice.sampler, choice.evaluations
     else:
