@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillroom.errors import InputError, MissingExtraError
+from stillroom.models.signals import Signals
 from stillroom.models.store import load_model
 from stillroom.models.taps import Tapped, find_taps
 
@@ -91,9 +92,9 @@ def classifier_features(run: str | Path) -> Features:
         images = _fit(images, channels, (height, width))
         unit = images.clamp(-1, 1) / 2 + 0.5
         with torch.no_grad():
-            pooled = tapped((unit - mean.to(unit)) / std.to(unit)).pooled
-        assert pooled is not None
-        return pooled.flatten(1)
+            signals: Signals = tapped((unit - mean.to(unit)) / std.to(unit))
+        assert signals.pooled is not None  # asked for
+        return signals.pooled.flatten(1)
 
     return features
 
