@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,16 +78,15 @@ def _deviations(x: Tensor, slope: Tensor, levels: Tensor) -> Tensor:
     Split along q, that is ``sqrt((p.u - h |q|)^2 + |p - (p.u) u|^2)``, u = q / |q|: no jump has to be computed, and
     nothing cancels.
     """
-    chord = x[-1] - x[0]
-    chord = chord / chord.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    chord = F.normalize(x[-1] - x[0], dim=1, eps=torch.finfo(x.dtype).tiny)
 
     def across(vectors: Tensor) -> Tensor:
-        return vectors - (vectors * chord).sum(-1, keepdim=True) * chord
+        return torch.addcmul(vectors, (vectors * chord).sum(-1, keepdim=True), chord, value=-1)
 
     p, q = across(x[-1] - x), across(slope)  # [n, B, d], [n - 1, B, d]
-    length = q.norm(dim=-1)  # [n - 1, B]
-    along = (p[:-1] * q).sum(-1) / length.clamp_min(torch.finfo(x.dtype).tiny)
-    rest = (p[:-1] - along[..., None] * q / length.clamp_min(torch.finfo(x.dtype).tiny)[..., None]).norm(dim=-1)
+    length, unit = q.norm(dim=-1), F.normalize(q, dim=-1, eps=torch.finfo(x.dtype).tiny)  # [n - 1, B], [n - 1, B, d]
+    along = (p[:-1] * unit).sum(-1)
+    rest = (p[:-1] - along[..., None] * unit).norm(dim=-1)
     h = levels - levels[:-1, None]  # [n - 1, n]
     jumps = torch.hypot(along[:, None] - h[..., None] * length[:, None], rest[:, None])  # [n - 1, n, B]
     teacher = p.norm(dim=-1)
@@ -331,7 +331,7 @@ def find_first_step(
     for level in levels:
         if not end < level < start:
             continue
-        tried = Sampler(sampler.solver, (start, level, end, *rest), True, sampler.denoise_to_zero, sampler.about)
+        tried = replace(sampler, sigmas=(start, level, end, *rest), afs=True)
         missed = tried(denoiser, noise, condition) - target
         distance = float(missed.flatten(1).double().norm(dim=1).mean())
         if best is None or distance < best[0]:

@@ -11,7 +11,6 @@ from stillroom.diffusion.solvers.dpmpp import DPMpp
 from stillroom.diffusion.solvers.euler import Euler
 from stillroom.diffusion.solvers.fitted import Fitted
 from stillroom.diffusion.solvers.plan import Solver
-from stillroom.diffusion.solvers.tuned import Tuned
 from stillroom.diffusion.solvers.two_stage import DPM2, Heun
 from stillroom.diffusion.solvers.unipc import UniPC
 from stillroom.errors import InputError, unknown_name
@@ -26,7 +25,6 @@ __all__ = [
     "Euler",
     "Fitted",
     "Heun",
-    "Tuned",
     "UniPC",
     "make_solver",
     "solver_options",
@@ -41,15 +39,14 @@ SOLVERS: dict[str, type[Any]] = {
     "deis": DEIS,
     "dpmpp": DPMpp,
     "unipc": UniPC,
-    "fitted": Fitted,
 }
 
 # What a stored sampler may name: also the solver that is nothing without its numbers.
-STORED: dict[str, type[Any]] = {**SOLVERS, "tuned": Tuned}
+STORED: dict[str, type[Any]] = {**SOLVERS, "fitted": Fitted}
 
 
 def make_solver(name: str, **options: Any) -> Solver:
-    """Return a solver by its key in ``SOLVERS``, or ``tuned`` with its numbers.
+    """Return a solver by its key in ``SOLVERS``, or ``fitted`` with its numbers.
 
     Raises:
         InputError: There is no such solver, or it knows no such option.

@@ -90,8 +90,9 @@ class Plan:
             raise InputError("a plan needs at least one evaluation")
         rows = [row for call in self.calls for row in (call.correct, call.update) if row is not None]
         depth = max(len(row.weights) for row in rows)
-        if self.history == "denoised" and depth == 1 and not any(call.hold for call in self.calls):
-            depth = 0  # a one-step rule mixes its own point and its own output
+        mixes = all(abs(row.state + sum(row.weights) - 1) < 1e-9 for row in rows if row.weights)
+        if self.history == "denoised" and depth == 1 and mixes and not any(call.hold for call in self.calls):
+            depth = 0  # a one-step rule takes a weighted mean of its own point and its own output
         object.__setattr__(self, "depth", depth)
 
 
@@ -229,7 +230,7 @@ def advance(plan: Plan, table: Coefficients, k: int, memory: Memory, denoised: T
     if denoised.dtype != x.dtype:  # of a model in half precision
         denoised = denoised.to(x.dtype)
     if plan.depth == 0:
-        if call.update.weights:  # their sum with the state is 1 in every one-step rule
+        if call.update.weights:  # their sum with the state is 1, see Plan
             denoised = torch.lerp(denoised, base, call.update.state)
         return Memory(base, denoised, history, columns)
     slot = k % plan.depth
