@@ -35,16 +35,16 @@ def unet_condition(**options: Any) -> Any:
 
 def transformer(**options: Any) -> Any:
     torch.manual_seed(0)
-    model = diffusers.DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        num_layers=1,
-        sample_size=8,
-        num_embeds_ada_norm=5,
-        norm_num_groups=2,
-        **options,
-    )
+    shape = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 4,
+        "in_channels": 4,
+        "num_layers": 1,
+        "sample_size": 8,
+        "num_embeds_ada_norm": 5,
+        "norm_num_groups": 2,
+    }
+    model = diffusers.DiTTransformer2DModel(**{**shape, **options})
     return model.eval()
 
 

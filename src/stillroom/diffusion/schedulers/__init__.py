@@ -9,6 +9,8 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("diffusers", "diffusion") from None
 
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
 from stillroom.diffusion.schedulers._amed import StillroomAMEDScheduler
 from stillroom.diffusion.schedulers._scheduler import PlanScheduler, StepOutput
 from stillroom.diffusion.schedulers._solvers import (
@@ -26,6 +28,7 @@ from stillroom.diffusion.schedulers._table import SCHEDULERS, scheduler_for
 __all__ = [
     "SCHEDULERS",
     "PlanScheduler",
+    "SchedulerMixin",
     "StepOutput",
     "StillroomAMEDScheduler",
     "StillroomDEISScheduler",
@@ -38,3 +41,7 @@ __all__ = [
     "StillroomUniPCScheduler",
     "scheduler_for",
 ]
+
+# A stored pipeline names this module, and diffusers looks for its own base class in it when it loads the pipeline.
+for _kind in (StillroomAMEDScheduler, *SCHEDULERS.values()):
+    _kind.__module__ = __name__

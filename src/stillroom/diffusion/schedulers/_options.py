@@ -68,7 +68,8 @@ class SchedulerOptions:
             was; it must agree.
         schedule_start: File of the Gaussian start that belongs to them, which carries the noise to the first of them;
             the pipeline must call ``scale_model_input``.
-        afs: Analytical first step: saves the first evaluation of the model.
+        afs: Analytical first step: saves the first evaluation of the model. Of solvers with one evaluation a step,
+            ``num_inference_steps`` counts those that are left.
         denoise_to_zero: One evaluation more at the last noise level, whose output is the result.
         integer_timesteps: Round what the model is told as its timestep; the noise levels stay exact.
     """

@@ -135,12 +135,15 @@ class PlanScheduler(StoredScheduler):
         elif num_inference_steps is None:
             raise InputError("set_timesteps needs num_inference_steps, sigmas or timesteps")
         else:
-            levels = stored or self._trained.default_levels(int(num_inference_steps), mu, self.inner_spacing)
-        if self._is_stored and num_inference_steps != len(levels) - 1:
-            raise InputError(
-                f"the stored schedule has {len(levels) - 1} steps; pass num_inference_steps={len(levels) - 1}, not "
-                f"{num_inference_steps}"
-            )
+            # Pipelines count timesteps: the first step may need none, the final denoising one.
+            more = self._skipped - int(self.config.denoise_to_zero) if self.order == 1 else 0
+            steps = int(num_inference_steps) + more
+            levels = stored or self._trained.default_levels(steps, mu, self.inner_spacing)
+            if len(levels) - 1 != steps:
+                raise InputError(
+                    f"the stored schedule is one of {len(levels) - 1 - more} inference steps; pass "
+                    f"num_inference_steps={len(levels) - 1 - more}, not {num_inference_steps}"
+                )
         if sigmas is None and not self._is_stored:
             levels = np.asarray(levels, dtype=np.float32).tolist()  # exactly what scheduler.sigmas shows
         plan = self._solver().plan(as_sigmas(levels))
