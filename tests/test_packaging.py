@@ -230,7 +230,9 @@ def test_wheel_and_source_archive_hold_what_they_must(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     wheel, source = (tmp_path / name for name in done.stdout.split()[-2:])
     inside = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "reports/templates/page.html", "reports/templates/distill.html", "cli/main.py"):
+    pretrained = tuple(f"diffusion/pretrained/digits/{name}" for name in ("model.json", "model.safetensors"))
+    templates = tuple(f"reports/templates/{name}.html" for name in ("page", "distill", "sections"))
+    for name in ("py.typed", "cli/main.py", *templates, *pretrained):
         assert f"stillroom/{name}" in inside
     assert any(name.endswith("licenses/LICENSE") for name in inside)
     assert all(name.startswith(("stillroom/", "stillroom-")) for name in inside)
