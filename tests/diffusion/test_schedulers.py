@@ -24,7 +24,7 @@ from stillroom.diffusion.sampler import Sampler
 from stillroom.diffusion.sampling import sample
 from stillroom.diffusion.schedulers import SCHEDULERS, PlanScheduler, StepOutput, scheduler_for
 from stillroom.diffusion.schedules import SCHEDULES
-from stillroom.diffusion.solvers import IPNDM, DPMpp, Euler, UniPC
+from stillroom.diffusion.solvers import IPNDM, DPMpp, Euler, Fitted, UniPC
 from stillroom.diffusion.start import fit_gaussian_start
 from stillroom.errors import InputError, MissingExtraError
 
@@ -564,6 +564,21 @@ def test_a_learned_variance_is_left_aside() -> None:
         scheduler.set_timesteps(3)
         ends.append(scheduler.step(model_output, scheduler.timesteps[0], y).prev_sample)
     assert torch.equal(*ends)
+
+
+def test_a_fitted_rule_is_a_scheduler_too(tmp_path: Path) -> None:
+    rows = ((0.4, 0.6), (0.3, 0.9, -0.2), (0.1, 0.8, 0.2, -0.1), (0.0, 1.0))
+    sampler = Sampler(Fitted(rows), (30.0, 6.0, 1.0, 0.2, 0.0))
+    sampler.save(tmp_path / "auto.json")
+    scheduler = scheduler_for(tmp_path / "auto.json", diffusers.DDPMScheduler().config)
+    scheduler.save_pretrained(tmp_path)
+    for one in (scheduler, type(scheduler).from_pretrained(tmp_path), type(scheduler).from_config(scheduler.config)):
+        one.set_timesteps(4)
+        z = latents()
+        end = run(one, z * 30.0 / math.hypot(1, 30.0))
+        torch.testing.assert_close(end, sampler(denoise, z), rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="fitted for 0 steps"):
+        type(scheduler)().set_timesteps(4)
 
 
 def test_a_gaussian_start_belongs_to_the_scheduler(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from stillroom.diffusion.schedulers._solvers import (
     StillroomDPM2Scheduler,
     StillroomDPMppScheduler,
     StillroomEulerScheduler,
+    StillroomFittedScheduler,
     StillroomHeunScheduler,
     StillroomIPNDMScheduler,
     StillroomIPNDMVScheduler,
@@ -35,6 +36,7 @@ __all__ = [
     "StillroomDPM2Scheduler",
     "StillroomDPMppScheduler",
     "StillroomEulerScheduler",
+    "StillroomFittedScheduler",
     "StillroomHeunScheduler",
     "StillroomIPNDMScheduler",
     "StillroomIPNDMVScheduler",
@@ -43,5 +45,5 @@ __all__ = [
 ]
 
 # A stored pipeline names this module, and diffusers looks for its own base class in it when it loads the pipeline.
-for _kind in (StillroomAMEDScheduler, *SCHEDULERS.values()):
+for _kind in (StillroomAMEDScheduler, StillroomFittedScheduler, *SCHEDULERS.values()):
     _kind.__module__ = __name__

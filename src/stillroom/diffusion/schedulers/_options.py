@@ -13,6 +13,7 @@ __all__ = [
     "DEISOptions",
     "DPM2Options",
     "DPMppOptions",
+    "FittedOptions",
     "IPNDMOptions",
     "IPNDMVOptions",
     "SchedulerOptions",
@@ -171,6 +172,13 @@ class UniPCOptions(SchedulerOptions):
     solver_type: Literal["bh1", "bh2"] = "bh2"
     lower_order_final: bool = True
     max_ratio: float | None = None
+
+
+@dataclass
+class FittedOptions(SchedulerOptions):
+    """Options of a fitted solver: its numbers, ``rows``, which belong to one stored schedule."""
+
+    rows: Sequence[Sequence[float]] = ()
 
 
 def configured(options: type[SchedulerOptions]) -> Callable[..., None]:

@@ -8,6 +8,7 @@ from stillroom.diffusion.schedulers._options import (
     DEISOptions,
     DPM2Options,
     DPMppOptions,
+    FittedOptions,
     IPNDMOptions,
     IPNDMVOptions,
     SchedulerOptions,
@@ -21,6 +22,7 @@ __all__ = [
     "StillroomDPM2Scheduler",
     "StillroomDPMppScheduler",
     "StillroomEulerScheduler",
+    "StillroomFittedScheduler",
     "StillroomHeunScheduler",
     "StillroomIPNDMScheduler",
     "StillroomIPNDMVScheduler",
@@ -129,3 +131,14 @@ class StillroomUniPCScheduler(PlanScheduler):
     }
     predictions: ClassVar[dict[str, Any]] = {"denoised": True, "noise": False}
     __init__ = configured(UniPCOptions)
+
+
+class StillroomFittedScheduler(PlanScheduler):
+    """A multistep rule fitted to a model; see :class:`~stillroom.diffusion.solvers.fitted.Fitted`.
+
+    It is made by ``scheduler_for``, of the file that ``stillroom diffusion schedule --method auto`` wrote.
+    """
+
+    solver = "fitted"
+    names: ClassVar[dict[str, str]] = {"rows": "rows"}
+    __init__ = configured(FittedOptions)

@@ -15,12 +15,14 @@ from stillroom.diffusion.schedulers._solvers import (
     StillroomDPM2Scheduler,
     StillroomDPMppScheduler,
     StillroomEulerScheduler,
+    StillroomFittedScheduler,
     StillroomHeunScheduler,
     StillroomIPNDMScheduler,
     StillroomIPNDMVScheduler,
     StillroomUniPCScheduler,
 )
 from stillroom.diffusion.solvers import solver_options
+from stillroom.files import plain
 
 __all__ = ["SCHEDULERS", "scheduler_for"]
 
@@ -63,10 +65,10 @@ def scheduler_for(sampler: Sampler | AMEDSampler | str | Path, config: Mapping[s
         return amed.use(sampler) if isinstance(sampler, AMEDSampler) else amed
     found = sampler if isinstance(sampler, Sampler) else Sampler.load(sampler)
     key, options = solver_options(found.solver)
-    kind = SCHEDULERS[key]
+    kind = {**SCHEDULERS, "fitted": StillroomFittedScheduler}[key]
     scheduler: PlanScheduler = kind.from_config(
         dict(config),
-        **kind.options_of(options),
+        **plain(kind.options_of(options)),
         schedule_sigmas=list(found.sigmas),
         afs=found.afs,
         denoise_to_zero=found.denoise_to_zero,
