@@ -93,14 +93,6 @@ def search_schedule(
         raise InputError(f"{file} is there already; name another file or overwrite it")
     if cost is not None and method != "gits":
         raise InputError(f"cost is a file of gits, not of {method}")
-    # Measured on noise that no search sees.
-    noise, given = next(warmup(model, count=MEASURED, batch_size=MEASURED, seed=2**31 + seed, device=device))
-    levels = schedule("polynomial", FINE + 1, model.sigma_min, model.sigma_max)
-    fine = sample(model.denoiser, noise, levels, IPNDMV(3), condition=given)
-
-    def error(sampler: Callable[..., Tensor]) -> float:
-        return rmse(sampler(model.denoiser, noise, given), fine)
-
     sampler: Sampler | AMEDSampler
     evaluations: int | None = None
     if method == "gits":
@@ -120,6 +112,14 @@ def search_schedule(
         sampler = train_amed(
             model, steps=(nfe + 1) // 2, options=options, seed=seed, device=device, show_progress=show_progress
         )
+    # Measured on noise that no search sees.
+    noise, given = next(warmup(model, count=MEASURED, batch_size=MEASURED, seed=2**31 + seed, device=device))
+    levels = schedule("polynomial", FINE + 1, model.sigma_min, model.sigma_max)
+    fine = sample(model.denoiser, noise, levels, IPNDMV(3), condition=given)
+
+    def error(sampler: Callable[..., Tensor]) -> float:
+        return rmse(sampler(model.denoiser, noise, given), fine)
+
     rows = [[f"{method}, found", nfe, error(sampler)], *_usual(model, nfe, error)]
     table = Table([Column("sampler"), Column("evaluations", "d"), Column("RMSE", ".4g")], rows)
     file.parent.mkdir(parents=True, exist_ok=True)
