@@ -191,13 +191,13 @@ def closed_form(study: Study) -> str:
             },
         )
         left.set_title("distance")
-        left.legend(fontsize=9)
         left.set_ylim(bottom=0)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9)
         _curves(right, sigmas, {"": found.on_learned / scale}, samples=True)
+        right.set_yscale("log")
         right.set_title("relative error of the score")
-        right.set_ylim(bottom=0)
 
-    return svg(draw, 8.2, 3.4)
+    return svg(draw, 8.2, 3.6)
 
 
 def density(study: Study) -> str:

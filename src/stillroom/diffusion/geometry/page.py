@@ -90,7 +90,10 @@ def _sections(study: Study, claims: Sequence[Claim]) -> list[Section]:
         ),
     ]
     if study.ascent is not None:
-        text = "The denoiser's output is a mean shift: it, and every step, climbs the density of the noisy data."
+        text = (
+            "The closed form's output is a mean shift: it, and every step towards it, climbs the density of the noisy "
+            "data. A learned model does so while it is nearer to the closed form than the state is."
+        )
         sections.append(Section(title="Density", text=text, parts=[Figure(figures.density(study), "Means.")]))
     if study.deviation is not None:
         text = "The model D beside D*, the closed form of its training images, from the same latents."
