@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["DATA", "MAY_CHANGE", "RECIPE", "Trained", "train"]
 
 DATA = DataOptions(augment="none")  # what is shifted in training would be shifted in samples
-RECIPE = Recipe(epochs=60, optimizer="adamw", lr=2e-3, weight_decay=0.0, schedule="cosine", clip_norm=1.0)
+RECIPE = Recipe(epochs=40, optimizer="adamw", lr=2e-3, weight_decay=0.0, schedule="cosine", clip_norm=1.0)
 
 # Options that change no result, and may differ when a run is resumed.
 MAY_CHANGE = frozenset({"out", "device", "checkpoint_every", "tensorboard"})
