@@ -17,10 +17,10 @@ from typing import Any
 import diffusers
 import torch
 from _rounds import Contender, TimedLoader, compare, environment, make_batches, print_table, rounds_parser
-from stillroom.diffusion.schedules import schedule
 from torch import Tensor
 
 from stillroom.diffusion.sampling import integrate
+from stillroom.diffusion.schedules import schedule
 from stillroom.diffusion.solvers import make_solver
 from stillroom.diffusion.solvers.plan import as_sigmas, coefficients
 
