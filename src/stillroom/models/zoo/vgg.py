@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from stillroom.models.signals import TapPaths
 from stillroom.models.zoo._base import ZooNet, init_convolutions, init_linear
@@ -58,12 +58,19 @@ class VGG(ZooNet):
         return TapPaths(stages=stages, preact=preact, classifier="linear", stem="blocks.0")
 
     def forward_features(self, x: Tensor) -> Tensor:
-        pooled_blocks = 4 if min(x.shape[-2:]) >= 64 else 3
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index < pooled_blocks:
+            if index < 3:
                 x = F.max_pool2d(x, 2)
+            elif index == 3:
+                x = _halve_large(x)
         return x
+
+
+@fx.wrap  # a choice by size stays a choice when the network is traced
+def _halve_large(x: Tensor) -> Tensor:
+    """Pool what was at least 64 pixels wide and high before three poolings."""
+    return F.max_pool2d(x, 2) if min(x.shape[-2:]) >= 8 else x
 
 
 vgg8 = partial(VGG, (1, 1, 1, 1, 1))
