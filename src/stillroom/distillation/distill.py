@@ -300,8 +300,9 @@ def as_recipe(recipe: str | Recipe, student: str | nn.Module) -> Recipe:
         return recipe
     if recipe not in PRESETS:
         raise unknown_name("recipe", recipe, PRESETS)
-    preset = PRESETS[recipe]
-    return replace(preset, lr=min(preset.lr, default_lr(_name(student)))) if preset.optimizer == "sgd" else preset
+    preset, usual = PRESETS[recipe], default_lr(_name(student))
+    # 0.01 for students that need it; a preset's own rate else.
+    return replace(preset, lr=usual) if preset.optimizer == "sgd" and usual < Recipe().lr else preset
 
 
 def as_weights(weights: Convention | Weights | Mapping[str, float], method: Method) -> Weights:

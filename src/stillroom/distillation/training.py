@@ -17,6 +17,7 @@ from stillroom.distillation.offline._method import Method, Weights
 from stillroom.distillation.offline.task import OfflineTask
 from stillroom.errors import InputError
 from stillroom.models.composed import ReusedClassifier
+from stillroom.reports.page import Section
 from stillroom.training.contracts import Teacher
 from stillroom.training.evaluate import accuracy, predictions
 from stillroom.training.loop import check_intervals, fit
@@ -98,10 +99,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network ready to be deployed, and how it got there."""
+    """A trained network ready to be deployed, how it got there, and what else its method has to show.
+
+    Args:
+        network: What is deployed.
+        history: One record an epoch.
+        measured: Further figures for ``result.json``, as plain data.
+        others: Further networks to set beside it, images to logits ("ensemble of 4 peers").
+        sections: Further sections of the report.
+        notes: Sentences the reader of the report must know.
+    """
 
     network: Network
     history: list[dict[str, Any]] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, nn.Module] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def test_accuracy(self) -> float:

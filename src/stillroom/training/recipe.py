@@ -85,6 +85,12 @@ PRESETS: dict[str, Recipe] = {
     "cifar": Recipe(),
     # SimKD's ImageNet recipe: milestones 30, 60, 90 of 120.
     "imagenet-simkd": Recipe(epochs=120, batch_size=256, lr=0.1, weight_decay=1e-4, milestones=(0.25, 0.5, 0.75)),
+    # OKDDip's recipe for CIFAR: milestones 150 and 225 of 300.
+    "okddip": Recipe(epochs=300, batch_size=128, lr=0.1, nesterov=True, milestones=(0.5, 0.75)),
+    # CA-MKD's and MMKD's recipe for CIFAR-100.
+    "camkd": Recipe(nesterov=True),
+    # CSD's recipe for CIFAR-10: an epoch is a round of synthesis and student steps.
+    "csd": Recipe(epochs=100, batch_size=128, lr=0.1, weight_decay=1e-4, schedule="cosine"),
     # Small data on a CPU, in seconds.
     "quick": Recipe(epochs=25, batch_size=64, lr=0.05, schedule="cosine"),
 }
