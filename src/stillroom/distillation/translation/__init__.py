@@ -1,0 +1,1 @@
+"""Knowledge translation: networks that write the weights of other networks."""
