@@ -49,7 +49,8 @@ def diversity(logits: Tensor) -> Tensor:
     first, second = pairs(logits.shape[1], logits.device)
     probabilities = F.softmax(full_precision(logits), dim=-1)
     # Deviation: the released metric divides by the literal 3; the number of pairs is the same for three peers.
-    return (probabilities[:, first] - probabilities[:, second] + 1e-6).norm(dim=-1).mean()
+    distances: Tensor = torch.linalg.vector_norm(probabilities[:, first] - probabilities[:, second] + 1e-6, dim=-1)
+    return distances.mean()
 
 
 def disagreement(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What all losses between peers are made of: their soft-target term, cross-entropy summed over peers, the others' mean."""
+"""What all losses between peers are made of: the soft-target term, cross-entropy over peers, the mean of the others."""
 
 from __future__ import annotations
 

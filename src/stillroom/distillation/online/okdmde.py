@@ -110,7 +110,7 @@ class OKDMDE(OKDDip):
         alpha: Weight of the terms between members.
         factor: The attention's projections are this many times shorter than the features.
         weight_cd: Weight of the classifier diversification; no value of the paper is known.
-        mode: How alike two classifiers are: cosine of their weights, or dot for the mean absolute product of their rows.
+        mode: How alike two classifiers are: cosine of their weights, or dot, the mean absolute product of their rows.
         rampup: Epochs over which the terms between members reach their full weight.
         rampup_start: Fraction of the training after which the ramp-up begins; before it the weight is full.
         detach_leader_target: Let no gradient of the leader's soft-target term into the peers.
