@@ -279,7 +279,8 @@ def _solve(gram: Tensor, cap: float) -> Tensor:
     outside = torch.stack((-points.amin(1), points.amax(1) - cap, (points.sum(1) - 1).abs())).amax(0)
     values = torch.einsum("nk,kl,nl->n", points, gram, points).where(outside <= 1e-7, float("inf"))
     best = points.index_select(0, values.argmin()[None])[0].clamp(0, cap)
-    return best / best.sum()
+    weights: Tensor = best / best.sum()
+    return weights
 
 
 @lru_cache(maxsize=16)
