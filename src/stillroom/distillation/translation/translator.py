@@ -28,15 +28,16 @@ class _Mixing(nn.Module):
         normed = self.layernorm(x)
         mixed = normed.transpose(1, 2) if self.over_tokens else normed
         mixed = self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(mixed)))))
-        return x + (mixed.transpose(1, 2) if self.over_tokens else mixed)
+        added: Tensor = x + (mixed.transpose(1, 2) if self.over_tokens else mixed)
+        return added
 
 
 class Translator(nn.Module):
     """Reads the weights of a large block, writes those of a small one.
 
-    Equation (6.2) of W. Sun et al., "Knowledge Translation", 2024: ``W₁`` from 9 to ``channels``; ``layers`` times token
-    mixing, then channel mixing, both residual with LayerNorm in front and an exact GELU in between; LayerNorm and an MLP
-    over the tokens from 72 to 36; ``W₂`` back to 9. ``W₁`` and ``W₂`` are left out when ``channels`` is 9.
+    Equation (6.2) of W. Sun et al., "Knowledge Translation", 2024: ``W₁`` from 9 to ``channels``; ``layers`` times
+    token mixing, then channel mixing, both residual with LayerNorm in front and an exact GELU in between; LayerNorm and
+    an MLP over the tokens from 72 to 36; ``W₂`` back to 9. ``W₁`` and ``W₂`` are left out when ``channels`` is 9.
 
     Args:
         layers: Pairs of token and channel mixing.
