@@ -17,7 +17,7 @@ from stillroom.distillation.online.task import OnlineTask, PeerFigures, peer_fig
 from stillroom.distillation.training import Setting, Trained
 from stillroom.reports.page import Figure, Section
 from stillroom.reports.plots import training_curves
-from stillroom.reports.tables import Column, Table
+from stillroom.reports.tables import Cell, Column, Table
 from stillroom.training.evaluate import to_device
 from stillroom.training.loop import Evaluate, fit
 from stillroom.training.run import RunDirectory
@@ -128,28 +128,24 @@ def _section(method: Method, history: list[dict[str, Any]], figures: PeerFigures
     def curve(key: str, factor: float = 1.0) -> list[float]:
         return [factor * float(record.get(f"test_{key}", float("nan"))) for record in history]
 
-    deployed = "leader" if method.has_leader else "deployed peer"
-    names = {"mean of the peers": "mean_accuracy"}
-    names |= {f"{'mean logits' if name == 'ensemble' else name}": f"{name}_accuracy" for name in figures.combined}
-    accuracies = {name: curve(key) for name, key in names.items()} | {deployed: curve("accuracy")}
+    deployed = "leader" if method.has_leader else "peer 1"
+    ensembles = {"ensemble": "ensemble, mean of the peers' logits", "gate": "ensemble, gated"}
+    accuracies = {"mean of the peers": curve("mean_accuracy")}
+    accuracies |= {ensembles[name]: curve(f"{name}_accuracy") for name in figures.combined}
+    accuracies[f"{deployed}, deployed"] = curve("accuracy")
     panels = {"test top-1 [%]": accuracies}
     if figures.diversity is not None:
         panels["distance of two peers"] = {"distance": curve("diversity")}
         panels["two peers disagree [%]"] = {"disagreement": curve("disagreement", 100)}
-    shift = len(figures.members) - len(figures.peers)
-    rows: list[list[str | float]] = [
-        [deployed if number == 0 else f"peer {number + 1 - shift}", accuracy]
-        for number, accuracy in enumerate(figures.members)
-    ]
-    rows += [["mean of the peers", figures.mean]]
-    rows += [
-        ["ensemble, mean of the peers' logits" if name == "ensemble" else f"ensemble, {name}", accuracy]
-        for name, accuracy in figures.combined.items()
-    ]
+    others = range(1, len(figures.peers) + 1) if method.has_leader else range(2, len(figures.peers) + 1)
+    names = [f"{deployed}, deployed", *(f"peer {number}" for number in others), "mean of the peers"]
+    names += [ensembles[name] for name in figures.combined]
+    reached = [*figures.members, figures.mean, *figures.combined.values()]
+    rows: list[list[Cell]] = [[name, accuracy] for name, accuracy in zip(names, reached, strict=True)]
     shared = f"The members share everything up to and including {place}" if place else "The members share no layer"
     return Section(
         title="Peers",
-        text=f"{shared}; the {deployed} is what is deployed. Distance is the mean Euclidean distance between the class "
+        text=f"{shared}. Distance is the mean Euclidean distance between the class "
         "distributions of two peers, disagreement how often two peers answer different classes, both on the test set.",
         parts=[
             Figure(training_curves(panels), "Accuracies and diversity over the training."),
