@@ -30,7 +30,7 @@ def check_bank(method: _Banked) -> None:
         if (value := getattr(method, name)) < 1:
             raise InputError(f"{name} is {value}: a bank without images teaches nothing; give at least 1")
     check_counts(method, "kd_steps", "g_steps")
-    for name in ("initial_g_steps", "latent"):
+    for name in ("initial_g_steps", "latent", "width"):
         if hasattr(method, name):
             check_counts(method, name)
     if (rounds := getattr(method, "initial_rounds", 0)) < 0:

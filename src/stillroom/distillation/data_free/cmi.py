@@ -99,6 +99,8 @@ class FeatureMemory:
 
     def add(self, rows: Tensor) -> None:
         """Write rows [n, d] over the oldest ones; a batch is split where the ring closes."""
+        if not len(rows):
+            return
         places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.data)
         # Of more rows than the ring holds the last ones stay.
         kept = slice(max(0, len(rows) - len(self.data)), None)
@@ -187,6 +189,7 @@ class CMI:
         head_size: Width of the projection.
         lr_g: Adam's learning rate of generator, latent vectors and projection.
         latent: Size of the generator's latent vectors.
+        width: Channels of the generator's last hidden map; its cost grows with the square.
         temperature: T of the student's soft targets.
 
     Raises:
@@ -227,6 +230,7 @@ class CMI:
     head_size: int = 256
     lr_g: float = 1e-3
     latent: int = 256
+    width: int = 64
     temperature: float = 20.0
 
     def __post_init__(self) -> None:
@@ -275,7 +279,7 @@ class CMI:
             adam.zero_grad(set_to_none=True)
 
         images, parts = from_generator(
-            scene, objective, steps=self.g_steps, lr=self.lr_g, latent=self.latent, also=train_head
+            scene, objective, steps=self.g_steps, lr=self.lr_g, latent=self.latent, width=self.width, also=train_head
         )
         return Made(images, parts, rows=parts["features"], state=_state(head, adam))
 

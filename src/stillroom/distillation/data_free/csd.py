@@ -36,6 +36,7 @@ class CSD:
         adv: Weight of the adversarial term that takes its place where csd is 0.
         lr_g: Adam's learning rate of the synthesis.
         latent: Size of the generator's latent vectors.
+        width: Channels of the generator's last hidden map; its cost grows with the square.
         temperature: T of the student's soft targets.
         feature_weight: Weight of the last feature map in the student's loss; 0 leaves it out.
         lr_head: SGD's learning rate of the auxiliary head.
@@ -92,6 +93,7 @@ class CSD:
     adv: float = 0.0
     lr_g: float = 1e-3
     latent: int = 256
+    width: int = 64
     temperature: float = 20.0
     feature_weight: float = 30.0
     lr_head: float = 0.1
@@ -130,4 +132,4 @@ class CSD:
             )
 
         steps = self.steps(initial=initial)
-        return Made(*from_generator(scene, objective, steps=steps, lr=self.lr_g, latent=self.latent))
+        return Made(*from_generator(scene, objective, steps=steps, lr=self.lr_g, latent=self.latent, width=self.width))

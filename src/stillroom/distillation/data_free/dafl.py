@@ -58,6 +58,7 @@ class DAFL:
         balance: Weight of the evenness of the classes.
         lr_g: Adam's learning rate of the generator.
         latent: Size of the generator's latent vectors.
+        width: Channels of the generator's last hidden map; its cost grows with the square.
         temperature: T of the student's soft targets.
 
     Raises:
@@ -92,10 +93,11 @@ class DAFL:
     balance: float = 20.0
     lr_g: float = 1e-3
     latent: int = 512
+    width: int = 64
     temperature: float = 20.0
 
     def __post_init__(self) -> None:
-        check_counts(self, "ep_steps", "kd_steps", "g_steps", "synthesis_batch", "latent")
+        check_counts(self, "ep_steps", "kd_steps", "g_steps", "synthesis_batch", "latent", "width")
         check_weights(self, "oh", "act", "balance")
         positive("lr_g", self.lr_g)
         positive("temperature", self.temperature)

@@ -211,6 +211,7 @@ def from_generator(
     steps: int,
     lr: float,
     latent: int,
+    width: int = 64,
     also: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Optimise a freshly initialised generator together with its latent vectors; the images are its outputs.
@@ -224,11 +225,12 @@ def from_generator(
         steps: Updates.
         lr: Adam's learning rate.
         latent: Size of the latent vectors.
+        width: Channels of the generator's last hidden map.
         also: Called after every update of the generator, for a second optimiser.
     """
     channels, size, _ = scene.shape
     device = scene.target.device
-    generator = Generator(latent=latent, size=size, channels=channels)
+    generator = Generator(latent=latent, size=size, channels=channels, width=width)
     reinitialise(generator, scene.generator)
     generator = generator.to(device).to(memory_format=torch.channels_last).train()
     z = torch.randn(len(scene.target), latent, generator=scene.generator).to(device).requires_grad_()

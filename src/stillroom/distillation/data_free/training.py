@@ -201,7 +201,7 @@ def _task(student: Network, teacher: Network, method: Method, setting: Setting) 
             reinitialise(head, torch.default_generator)
             auxiliary = Auxiliary(head.to(device), lr=method.lr_head)
         if isinstance(method, DAFL | ZSKT):
-            generator = Generator(latent=method.latent, size=height, channels=channels)
+            generator = Generator(latent=method.latent, size=height, channels=channels, width=method.width)
             reinitialise(generator, torch.default_generator)
             player = Player(generator.to(device).to(memory_format=torch.channels_last), lr=method.lr_g)
         elif not isinstance(method, DeepInversion):

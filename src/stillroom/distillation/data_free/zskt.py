@@ -31,6 +31,7 @@ class ZSKT:
         adv: Weight of the divergence.
         lr_g: Adam's learning rate of the generator.
         latent: Size of the generator's latent vectors.
+        width: Channels of the generator's last hidden map; its cost grows with the square.
         temperature: T of the divergence, for generator and student.
 
     Raises:
@@ -63,10 +64,11 @@ class ZSKT:
     adv: float = 1.0
     lr_g: float = 1e-3
     latent: int = 256
+    width: int = 64
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_counts(self, "ep_steps", "kd_steps", "g_steps", "synthesis_batch", "latent")
+        check_counts(self, "ep_steps", "kd_steps", "g_steps", "synthesis_batch", "latent", "width")
         check_weights(self, "adv")
         positive("lr_g", self.lr_g)
         positive("temperature", self.temperature)
