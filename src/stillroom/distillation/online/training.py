@@ -158,7 +158,8 @@ def _notes(method: Method, peers: int) -> tuple[str, ...]:
     notes = []
     if method.has_leader and peers == 1:
         notes.append(
-            "There is a single peer beside the leader: its target is its own answer, so only the leader learns."
+            "There is a single peer beside the leader: its target is its own answer, so it learns from the labels and "
+            "from being imitated alone."
         )
     if method.card.standing == "reconstructed":
         notes.append(
