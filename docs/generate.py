@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from stillroom.data.batch import Batch
-from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.methods import FAMILIES, METHODS, AnyMethod, family_of, method_class
 from stillroom.distillation.offline._method import DryRun, Method
 from stillroom.distillation.options import method_defaults
 from stillroom.errors import InputError
@@ -62,6 +62,28 @@ CLASSES, BATCH, SAMPLES = 10, 16, 64
 # Their weights and the recipe for small data can diverge without it.
 ALSO = {"semckd": "--recipe.clip_norm 5 ", "cc": "--recipe.clip_norm 5 "}
 QUICK = "--recipe.epochs 1 --no_baseline"
+# Small numbers for methods whose paper means hours.
+SMALL: dict[str, str] = {}
+# A command of a few seconds for a method of each family, and the guide that says more.
+COMMANDS = {
+    "online": f"--peers 3 --data.fraction 0.2 {QUICK}",
+    "multi_teacher": f"--teacher resnet8 --teacher resnet14 --data.fraction 0.2 {QUICK}",
+    "data_free": "--teacher resnet8 --data.fraction 0.2 --recipe.epochs 1",
+    "translation": "--data digits",
+}
+GUIDES = {
+    "online": "online",
+    "multi_teacher": "multi-teacher",
+    "data_free": "data-free",
+    "translation": "translation",
+}
+KINDS = {
+    "offline": "one trained teacher",
+    "online": "peers, no teacher",
+    "multi_teacher": "several teachers",
+    "data_free": "a teacher, no data",
+    "translation": "weights to weights",
+}
 
 
 def prose(text: str) -> str:
@@ -154,7 +176,7 @@ def pairs(kind: type[Method]) -> str:
     return text + ("\n\nRefuses:\n\n" + "\n".join(refused) if refused else "")
 
 
-def public(module: ModuleType, kind: type[Method]) -> Iterator[tuple[str, Any]]:
+def public(module: ModuleType, kind: type[AnyMethod]) -> Iterator[tuple[str, Any]]:
     """Yield what a method's file offers beside the method: functions (those it refers to as well), then modules."""
     listed = {name: getattr(module, name) for name in module.__all__ if name != kind.__name__}
     shown = {name: thing for name, thing in listed.items() if inspect.isfunction(thing) or _is_module(thing)}
@@ -168,7 +190,7 @@ def _is_module(thing: Any) -> bool:
     return inspect.isclass(thing) and issubclass(thing, nn.Module)
 
 
-def losses(module: ModuleType, kind: type[Method]) -> str:
+def losses(module: ModuleType, kind: type[AnyMethod]) -> str:
     """Describe the functions and modules of a method's file."""
     parts = []
     for name, thing in public(module, kind):
@@ -219,6 +241,33 @@ loss.backward()
 [More about losses in your own loop](../guide/loop.md)."""
 
 
+def offline(kind: type[Method], module: ModuleType) -> list[str]:
+    """Return what only the page of an offline method holds: weights, what it reads, pairs, commands, loop."""
+    name = kind.card.name
+    weights = [(f"`--weights {c}`", f"{w.ce:g}", f"{w.kd:g}", f"{w.method:g}") for c, w in kind.presets.items()]
+    parts = [
+        "## Weights of the objective",
+        "`L = ce · CE + kd · KD + method · own term`; `--temperature` is that of the KD term.",
+        table(("convention", "ce", "kd", "method"), weights),
+    ]
+    if kind().warmup_epochs:
+        parts.append(f"The own term grows linearly to its full weight over the first {kind().warmup_epochs} epochs.")
+    reads = ["the logits", *(READS[signal] for signal in SIGNALS if signal in kind.signals)]
+    cached = "can serve it" if kind.signals <= {"pooled"} else "holds no feature maps and cannot serve it"
+    parts += [
+        "## What it reads",
+        f"Of both networks: {'; '.join(reads)}. A [teacher cache](../guide/distill.md#teacher-cache-and-views) "
+        f"{cached}.",
+        "## Which pairs",
+        pairs(kind),
+        "## On the command line",
+        f"```bash\nstillroom distill --method {name} {ALSO.get(name, '')}{QUICK} --out runs/{name}\n```",
+        "## In your own loop",
+        loop(module, kind),
+    ]
+    return parts
+
+
 def page(name: str) -> str:
     """Return the page of one method."""
     kind = method_class(name)
@@ -240,27 +289,15 @@ def page(name: str) -> str:
         parts.append(table(("option", "default", "meaning"), rows))
     else:
         parts.append("None.")
-    weights = [(f"`--weights {c}`", f"{w.ce:g}", f"{w.kd:g}", f"{w.method:g}") for c, w in kind.presets.items()]
-    parts += [
-        "## Weights of the objective",
-        "`L = ce · CE + kd · KD + method · own term`; `--temperature` is that of the KD term.",
-        table(("convention", "ce", "kd", "method"), weights),
-    ]
-    if kind().warmup_epochs:
-        parts.append(f"The own term grows linearly to its full weight over the first {kind().warmup_epochs} epochs.")
-    reads = ["the logits", *(READS[signal] for signal in SIGNALS if signal in kind.signals)]
-    cached = "can serve it" if kind.signals <= {"pooled"} else "holds no feature maps and cannot serve it"
-    parts += [
-        "## What it reads",
-        f"Of both networks: {'; '.join(reads)}. A [teacher cache](../guide/distill.md#teacher-cache-and-views) "
-        f"{cached}.",
-        "## Which pairs",
-        pairs(kind),
-        "## On the command line",
-        f"```bash\nstillroom distill --method {name} {ALSO.get(name, '')}{QUICK} --out runs/{name}\n```",
-        "## In your own loop",
-        loop(module, kind),
-    ]
+    if family_of(name) == "offline":
+        parts += offline(kind, module)
+    else:
+        guide = GUIDES[family_of(name)]
+        parts += [
+            "## On the command line",
+            f"```bash\nstillroom distill --method {name} {COMMANDS[family_of(name)]}{SMALL.get(name, '')} --out runs/{name}\n```",
+            f"[The guide](../guide/{guide}.md) shows more.",
+        ]
     if card.ledger:
         parts.append("## Ledger\n\nWhere the paper and the released code differ, and what is done here by default.")
         rows = [(q.paper, q.code, q.default + (f"; {q.option}" if q.option else "")) for q in card.ledger]
@@ -273,10 +310,12 @@ def page(name: str) -> str:
 def methods_table() -> str:
     """Return the table of all methods for the README."""
     rows = []
-    for name in METHODS:
-        card = method_class(name).card
-        rows.append((f"[{name}](docs/methods/{name}.md)", card.papers[0].year, card.standing, card.summary))
-    return table(("method", "year", "standing", "what it does"), rows)
+    for family, names in FAMILIES.items():
+        for name in names:
+            card = method_class(name).card
+            link = f"[{name}](docs/methods/{name}.md)"
+            rows.append((link, KINDS[family], card.papers[0].year, card.standing, card.summary))
+    return table(("method", "learns from", "year", "standing", "what it does"), rows)
 
 
 def pages() -> dict[Path, str]:

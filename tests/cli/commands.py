@@ -13,10 +13,11 @@ from typing import Any
 SERVER = Path(__file__).parent / "command_server.py"
 
 DATA = ("--data.per_class", "4", "--recipe.batch_size", "20")  # two steps an epoch
-TINY = (*DATA, "--recipe.epochs", "2", "--teacher", "resnet14", "--checkpoint_every", "1")
+UNTAUGHT = (*DATA, "--recipe.epochs", "2", "--checkpoint_every", "1")  # of a teacher nothing is said
+TINY = (*UNTAUGHT, "--teacher", "resnet14")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
-TIMES = {"seconds", "images_per_second", "latency_ms"}
+TIMES = {"seconds", "synthesis_seconds", "images_per_second", "latency_ms"}
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli.commands import DATA, TINY, Ended
+from cli.commands import DATA, TINY, UNTAUGHT, Ended
 from stillroom.distillation.methods import METHODS
 from stillroom.models.store import load_model
 
 Here = Callable[..., Ended]
 
 QUIET = (*TINY, "--quiet")
-SMALL = ("--recipe.epochs", "1", "--recipe.batch_size", "4", "--teacher", "resnet8", "--no_baseline", "--quiet")
+FEW = ("--recipe.epochs", "1", "--recipe.batch_size", "4", "--no_baseline", "--quiet")
+SMALL = (*FEW, "--teacher", "resnet8")
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_missing_configuration_file_is_named(here: Here, tmp_path: Path) -> No
 def test_what_cannot_work_is_refused_before_anything_is_written(
     here: Here, tmp_path: Path, options: str, said: str
 ) -> None:
-    ended = here("distill", *QUIET, "--out", tmp_path / "run", *words(options))
+    ended = here("distill", *UNTAUGHT, "--quiet", "--out", tmp_path / "run", *words(options))
     assert (ended.code, ended.out) == (2, "")
     assert said in ended.complaint
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +153,7 @@ def test_a_student_whose_classes_differ_is_told_the_first_difference(here: Here,
     trained = here("distill", *SMALL, "--data", f"folder:{images}", "--out", tmp_path / "animals")
     assert (trained.code, trained.err) == (0, "")
     (images / "dog").rename(images / "hound")
-    again = (*SMALL, "--data", f"folder:{images}", "--teacher", tmp_path / "animals", "--out", tmp_path / "hounds")
+    again = (*FEW, "--data", f"folder:{images}", "--teacher", tmp_path / "animals", "--out", tmp_path / "hounds")
     refused = here("distill", *again)
     assert refused.code == 2
     assert "class 1 of the student, 'hound', is not among the teacher's 3 classes" in refused.complaint
@@ -191,7 +192,7 @@ def test_labels_outside_the_class_count_are_named(here: Here, idx: Path, tmp_pat
 def test_a_teacher_without_its_weights_is_refused(here: Here, finished: tuple[Path, Ended], tmp_path: Path) -> None:
     shutil.copytree(finished[0] / "teacher", tmp_path / "teacher")
     (tmp_path / "teacher" / "model.safetensors").unlink()
-    ended = here("distill", *QUIET, "--teacher", tmp_path / "teacher", "--out", tmp_path / "run")
+    ended = here("distill", *UNTAUGHT, "--quiet", "--teacher", tmp_path / "teacher", "--out", tmp_path / "run")
     assert ended.code == 2
     assert f"{tmp_path / 'teacher' / 'model.safetensors'} does not exist" in ended.complaint
 

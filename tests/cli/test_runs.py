@@ -86,6 +86,8 @@ def test_printed_options_are_a_configuration_that_prints_the_same(here: Here, tm
 def test_every_argument_of_the_library_is_an_option(here: Here) -> None:
     for verb, function in (("distill", distill_function), ("bench", bench_function)):
         options = printed(here, verb).keys()
+        if verb == "distill":
+            options |= printed(here, verb, "--method", "okddip").keys()
         assert inspect.signature(function).parameters.keys() - {"show_progress"} <= options
 
 

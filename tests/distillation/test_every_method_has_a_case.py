@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distillation.method_case import MethodCase
-from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.methods import FAMILIES, METHODS, method_class
 from stillroom.distillation.offline._method import Method
 
 
@@ -34,7 +34,7 @@ def methods_with_a_case() -> frozenset[type[Method]]:
     return frozenset(found)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(FAMILIES["offline"]))
 def test_the_method_keeps_the_contract_in_a_test(name: str) -> None:
     method = method_class(name)
     assert method in methods_with_a_case(), f"{method.__name__} has no MethodCase subclass named Test..."

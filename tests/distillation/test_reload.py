@@ -9,7 +9,7 @@ import torch
 
 from stillroom import DataOptions, Recipe, distill, load_model
 from stillroom.data.sources import load_data
-from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.methods import FAMILIES, method_class
 from stillroom.distillation.networks import live_teacher, load_network, new_network
 from stillroom.distillation.training import Setting, train_distilled
 from stillroom.models.store import weights_hash
@@ -27,7 +27,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "teacher"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FAMILIES["offline"])
 def test_a_distilled_student_reloads_alone_and_predicts_the_same(name: str, teacher: Path, tmp_path: Path) -> None:
     distilled = distill(
         teacher=str(teacher),
@@ -52,7 +52,7 @@ def test_a_distilled_student_reloads_alone_and_predicts_the_same(name: str, teac
     assert torch.equal(answers, expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FAMILIES["offline"])
 def test_an_epoch_leaves_the_state_of_the_teacher_as_it_was(name: str, teacher: Path, tmp_path: Path) -> None:
     images = load_data(DATA)
     method = method_class(name)()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.data.batch import Batch
-from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.methods import FAMILIES, method_class
 from stillroom.distillation.offline._method import Method, Weights
 from stillroom.distillation.offline.dkd import DKD
 from stillroom.distillation.offline.kd import KD
@@ -102,7 +102,7 @@ def step(module: Any, task: OfflineTask, data: Batch) -> tuple[dict[str, Tensor]
     return {name: part.detach() for name, part in parts.items()}, gradients
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(FAMILIES["offline"]))
 def test_the_whole_step_compiles_as_one_graph_and_gives_the_eager_step(name: str) -> None:
     torch._dynamo.reset()
     task = build(named(name)).train()
@@ -112,7 +112,7 @@ def test_the_whole_step_compiles_as_one_graph_and_gives_the_eager_step(name: str
     torch.testing.assert_close(task.state_dict(), eager.state_dict())
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(FAMILIES["offline"]))
 def test_an_epoch_leaves_the_teacher_as_it_was(name: str) -> None:
     method = named(name)
     teacher = tapped(6, 1, method)
@@ -219,7 +219,7 @@ def test_without_a_warm_up_every_epoch_has_the_full_weight() -> None:
         assert task.method_weight == 3.0
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(FAMILIES["offline"]))
 def test_building_depends_on_the_seed_only_and_moves_nothing(name: str) -> None:
     method = named(name)
     students = [tapped(4, 2, method) for _ in range(2)]
@@ -252,7 +252,7 @@ def test_simkd_answers_with_the_composed_model() -> None:
     assert not torch.allclose(task.student(data.images).logits, output)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(FAMILIES["offline"]))
 def test_a_step_under_bfloat16_autocast_is_near_the_float32_step(name: str) -> None:
     task = build(named(name)).eval()
     expected = task(batch())["loss"]

@@ -101,7 +101,7 @@ def make_bench() -> BenchReport:
             "at": [0.8990, 0.8901, 0.9080],
         },
         seeds=[0, 1, 2],
-        teacher_accuracy=0.9512,
+        teacher_accuracies={"teacher": 0.9512},
         config={"data": {"name": "mnist", "fraction": 0.02}},
         environment={"torch": "2.6.0"},
         command="stillroom bench --methods alone,kd,simkd,rld,at --seeds 3",

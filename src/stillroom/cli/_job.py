@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,21 +13,21 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from stillroom.cli._help import descriptions, retitle
 from stillroom.cli._parser import expand, peek, plain, read_configs, words
 from stillroom.data.options import DataOptions
-from stillroom.distillation.distill import as_recipe
+from stillroom.distillation.choices import as_recipe
 from stillroom.distillation.networks import Normalisation
 from stillroom.training.fabric import Device, Precision
 from stillroom.training.recipe import PRESETS, Recipe
 from stillroom.training.teacher import Precision as TeacherPrecision
 
-__all__ = ["Group", "add_data_and_recipe", "add_networks", "add_output", "add_training", "job_arguments", "prepare"]
+__all__ = ["Group", "add_data_and_recipe", "add_output", "add_teachers", "add_training", "job_arguments", "prepare"]
 
 SHORT = {"--data": "--data.name", "--recipe": "--recipe.preset", "--method": "--method.name"}
 
 LISTS = ("--methods", "--seeds", "--student_taps", "--teacher_taps", "--recipe.milestones")
 
 COMMON = (
-    *("temperature", "teacher_epochs", "teacher_normalisation", "teacher_precision", "teacher_cache", "weights"),
-    *("out", "device", "precision", "compile", "eval_every", "resume", "overwrite"),
+    *("teacher", "teacher_epochs", "teacher_normalisation", "teacher_precision", "teacher_cache", "weights"),
+    *("temperature", "peers", "branch", "out", "device", "precision", "compile", "eval_every", "resume", "overwrite"),
 )
 
 
@@ -43,16 +43,17 @@ class Group:
         default = self.parameters[name].default
         return list(default) if isinstance(default, tuple) else default
 
-    def add(self, name: str, kind: Any, metavar: str | None = None) -> None:
-        """Add ``--name VALUE``."""
-        action = self.group.add_argument(f"--{name}", type=kind, default=self._default(name), help=self.said[name])
+    def add(self, name: str, kind: Any, metavar: str | None = None, **default: Any) -> None:
+        """Add ``--name VALUE``, with the function's default unless another is given."""
+        value = default.get("default", self._default(name))
+        action = self.group.add_argument(f"--{name}", type=kind, default=value, help=self.said[name])
         action.metavar = metavar or action.metavar
 
-    def yes_no(self, name: str) -> None:
+    def yes_no(self, name: str, **default: bool) -> None:
         """Add ``--name`` and ``--no_name``."""
-        default = self._default(name)
-        text = f"{self.said[name]} [{'yes' if default else 'no'}]"
-        self.group.add_argument(f"--{name}", action=ActionYesNo, default=default, help=text)
+        value = default.get("default", self._default(name))
+        text = f"{self.said[name]} [{'yes' if value else 'no'}]"
+        self.group.add_argument(f"--{name}", action=ActionYesNo, default=value, help=text)
 
     def flag(self, name: str, text: str = "") -> None:
         """Add ``--name``."""
@@ -68,7 +69,7 @@ def prepare(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     Returns:
         The arguments left to parse, and the early choices: ``preset``, ``student`` and ``method``.
     """
-    arguments = read_configs(expand(argv, SHORT, LISTS), SHORT)
+    arguments = _together(read_configs(expand(argv, SHORT, LISTS), SHORT), "--teacher")
     early = {
         "preset": peek(arguments, "--recipe.preset") or "quick",
         "student": peek(arguments, "--student") or "resnet8",
@@ -91,19 +92,33 @@ def prepare(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, early
 
 
+def _together(arguments: Sequence[str], option: str) -> list[str]:
+    """Make one list of an option that is given several times: ``--teacher A --teacher B``."""
+    values = [value for name, value in words(arguments) if name == option and value is not None]
+    if len(values) < 2:
+        return list(arguments)
+    kept = [word for name, value in words(arguments) if name != option for word in (name, value) if word is not None]
+    return [*kept, option, json.dumps(values)]
+
+
 def _preset(name: str, student: str) -> dict[str, Any]:
     return asdict(as_recipe(name, student))
 
 
-def add_networks(group: Group) -> None:
-    """Add student and teacher and how the teacher is computed."""
-    group.add("student", str, "MODEL")
-    group.add("teacher", str, "MODEL")
-    group.add("teacher_epochs", int | None)
-    group.add("teacher_normalisation", Normalisation)
-    group.add("teacher_precision", TeacherPrecision)
-    group.add("teacher_cache", str | None, "DIR")
-    group.add("label_map", dict[str, str] | None)
+def add_teachers(group: Group, without: Collection[str] = (), **default: Any) -> None:
+    """Add the teachers and how they are computed, but for options that mean nothing to a method."""
+    kinds: dict[str, tuple[Any, str | None]] = {
+        "teacher": (list[str] | str, "MODEL"),
+        "teacher_epochs": (int | None, None),
+        "teacher_normalisation": (Normalisation, None),
+        "teacher_precision": (TeacherPrecision, None),
+        "teacher_cache": (str | None, "DIR"),
+        "label_map": (dict[str, str] | None, None),
+        "teacher_taps": (list[str], None),
+    }
+    for name, (kind, metavar) in kinds.items():
+        if name in group.parameters and name not in without:
+            group.add(name, kind, metavar, **(default if name == "teacher" else {}))
 
 
 def add_data_and_recipe(parser: ArgumentParser, early: Mapping[str, str]) -> None:
@@ -138,11 +153,10 @@ def job_arguments(options: Namespace) -> dict[str, Any]:
     """Return the shared options as the library takes them."""
     return {
         "student": options.student,
-        "teacher": options.teacher,
         "data": DataOptions(**plain(options.data)),
         "recipe": Recipe(**{**plain(options.recipe), "milestones": tuple(options.recipe.milestones)}),
-        # A class named 7 is a number to YAML.
-        "label_map": options.label_map and {str(own): str(other) for own, other in options.label_map.items()},
         "show_progress": not options.quiet,
-        **{name: getattr(options, name) for name in COMMON},
+        # A class named 7 is a number to YAML.
+        "label_map": {str(own): str(other) for own, other in (options.get("label_map") or {}).items()} or None,
+        **{name: options[name] for name in COMMON if name in options},
     }

@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser
 from stillroom.cli._job import (
     Group,
     add_data_and_recipe,
-    add_networks,
     add_output,
+    add_teachers,
     add_training,
     job_arguments,
     prepare,
@@ -38,7 +38,11 @@ def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     compared.add("method_options", dict[str, dict[str, Any]] | None, "'{METHOD: {NAME: VALUE}}'")
     compared.add("weights", Convention)
     compared.add("temperature", float)
-    add_networks(Group(parser, "networks", bench))
+    networks = Group(parser, "networks", bench)
+    networks.add("student", str, "MODEL")
+    add_teachers(networks)
+    networks.add("peers", int)
+    networks.add("branch", str, "auto|none|PATH")
     add_data_and_recipe(parser, early)
     training = Group(parser, "training", bench)
     training.add("jobs", int)
@@ -61,8 +65,12 @@ def run(argv: Sequence[str]) -> int:
     if options.json:
         print_result(done.result)
     stream = sys.stderr if options.json else sys.stdout
-    show_table(done.table, stream)
+    for table in done.tables:
+        show_table(table, stream)
     for note in done.result["notes"]:
         say(note, stream)
-    print(f"\nteacher: {done.result['teacher_accuracy']:.2f} %\nreport: {done.out / 'report.html'}", file=stream)
+    print(file=stream)
+    for name, accuracy in done.result["teachers"].items():
+        print(f"{name}: {accuracy:.2f} %", file=stream)
+    print(f"report: {done.out / 'report.html'}", file=stream)
     return 0

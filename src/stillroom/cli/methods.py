@@ -12,21 +12,20 @@ from rich.text import Text
 
 from stillroom.cli._output import print_result
 from stillroom.cli._parser import new_parser, parse
-from stillroom.distillation.methods import METHODS, method_class
+from stillroom.distillation.methods import METHODS, family_of, method_class
 from stillroom.distillation.options import method_defaults
 
 __all__ = ["describe", "run"]
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a method's card, defaults and weight presets as plain data."""
+    """Return a method's card, family and defaults, and what an offline one reads and weighs, as plain data."""
     method = method_class(name)
-    return {
-        **asdict(method.card),
-        "defaults": method_defaults(method),
-        "reads": sorted(method.signals) or ["logits"],
-        "weights": {convention: asdict(weights) for convention, weights in method.presets.items()},
-    }
+    about = {**asdict(method.card), "family": family_of(name), "defaults": method_defaults(method)}
+    if about["family"] == "offline":
+        about["reads"] = sorted(method.signals) or ["logits"]
+        about["weights"] = {convention: asdict(weights) for convention, weights in method.presets.items()}
+    return about
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,10 +47,11 @@ def run(argv: Sequence[str]) -> int:
 
 def _list(methods: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "year", "standing", "what it transfers"):
-        table.add_column(column, no_wrap=column != "what it transfers")
+    for column in ("method", "family", "year", "standing", "what it does"):
+        table.add_column(column, no_wrap=column != "what it does")
     for method in methods:
-        table.add_row(method["name"], str(method["papers"][0]["year"]), method["standing"], method["summary"])
+        family = method["family"].replace("_", "-")
+        table.add_row(method["name"], family, str(method["papers"][0]["year"]), method["standing"], method["summary"])
     console = Console()
     console.print(table)
     console.print("\nstillroom methods NAME shows one in full: papers, defaults, weights and ledger.", style="dim")
@@ -59,7 +59,8 @@ def _list(methods: list[dict[str, Any]]) -> None:
 
 def _show(method: dict[str, Any]) -> None:
     console = Console(highlight=False)
-    console.print(f"[bold]{method['name']}[/bold]  ({method['standing']})\n{method['summary']}\n")
+    family = method["family"].replace("_", "-")
+    console.print(f"[bold]{method['name']}[/bold]  ({family}, {method['standing']})\n{method['summary']}\n")
     for paper in method["papers"]:
         console.print(
             f"{paper['authors']}. {paper['title']}. {paper['venue']} {paper['year']}. {paper['identifier']}",
@@ -70,13 +71,14 @@ def _show(method: dict[str, Any]) -> None:
         console.print(f"  --method.{option} {value}", markup=False)
     if not method["defaults"]:
         console.print("  none")
-    console.print("\nobjective  ce · CE + kd · KD + method · own term")
-    for convention, weights in method["weights"].items():
-        console.print(
-            f"  --weights {convention:<6} ce {weights['ce']:g}, kd {weights['kd']:g}, method {weights['method']:g}",
-            markup=False,
-        )
-    console.print(f"reads      {', '.join(method['reads'])}")
+    if method["family"] == "offline":
+        console.print("\nobjective  ce · CE + kd · KD + method · own term")
+        for convention, weights in method["weights"].items():
+            console.print(
+                f"  --weights {convention:<6} ce {weights['ce']:g}, kd {weights['kd']:g}, method {weights['method']:g}",
+                markup=False,
+            )
+        console.print(f"reads      {', '.join(method['reads'])}")
     if method["ledger"]:
         console.print("\nledger: where the released code and the paper differ")
     for quirk in method["ledger"]:

@@ -22,16 +22,18 @@ from stillroom.distillation.cells import (
     kept_cells,
     rehearse_all,
     run_cells,
-    train_teacher,
+    train_teachers,
 )
-from stillroom.distillation.distill import MAY_CHANGE, as_recipe, as_weights
+from stillroom.distillation.choices import TEACHERS, as_recipe, as_weights
+from stillroom.distillation.distill import MAY_CHANGE
 from stillroom.distillation.evaluate import evaluate
-from stillroom.distillation.networks import Normalisation, inputs, to_be_trained
-from stillroom.distillation.offline._method import Convention
+from stillroom.distillation.methods import family_of
+from stillroom.distillation.networks import Normalisation, inputs
+from stillroom.distillation.offline._method import Convention, Method
 from stillroom.distillation.options import short_training
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import write_text_atomic
-from stillroom.reports.html import BenchReport, bench_table, write_report
+from stillroom.reports.html import BenchReport, bench_table, measured_table, write_report
 from stillroom.reports.page import environment
 from stillroom.reports.tables import Table, markdown
 from stillroom.training.fabric import Device, Precision
@@ -44,9 +46,9 @@ __all__ = ["ALONE", "Bench", "bench"]
 
 @dataclass(frozen=True)
 class Bench:
-    """What :func:`bench` returns: the table, and what stands in ``result.json``."""
+    """What :func:`bench` returns: the tables (accuracies; what else was measured) and what is in ``result.json``."""
 
-    table: Table
+    tables: tuple[Table, ...]
     result: dict[str, Any]
     out: Path
 
@@ -78,12 +80,14 @@ def bench(
     methods: Sequence[str] = (ALONE, "kd", "simkd", "rld"),
     seeds: Sequence[int] = (0, 1, 2),
     student: str = "resnet8",
-    teacher: str = "resnet20",
+    teacher: str | Sequence[str] = "resnet20",
     data: str | DataOptions = "digits",
     recipe: str | Recipe = "quick",
     weights: Convention = "simkd",
     temperature: float = 4.0,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    peers: int = 4,
+    branch: str = "auto",
     teacher_epochs: int | None = None,
     teacher_normalisation: Normalisation = "auto",
     teacher_precision: TeacherPrecision = "32",
@@ -110,6 +114,7 @@ def bench(
         seeds: Seeds of initial weights, order, augmentation and dropout.
         student: Network to train, as for ``stillroom distill``.
         teacher: Network to learn from, as for ``stillroom distill``; one without weights is trained first, with seed 0.
+            Give one --teacher for each of several; methods with one teacher learn from the first.
         data: The data set and its options.
         recipe: Epochs, optimiser and learning rates, or the name of a preset.
         weights: Weights of the objective's terms: the SimKD and SemCKD repositories' convention or the CRD benchmark's.
@@ -119,6 +124,8 @@ def bench(
             the teacher starts from them and adapts to the data for so many epochs.
         teacher_normalisation: What a teacher loaded from weights was normalised with; auto is what published weights
             say, else the data's. A run directory knows its own.
+        peers: Students an online method trains together.
+        branch: Where they part, as for ``stillroom distill``.
         teacher_precision: Compute the teacher in float32 or bfloat16.
         teacher_cache: Folder for the teacher's logits and pooled features; methods that read more than these keep
             the live teacher. Needs data.augment none or data.views.
@@ -139,6 +146,9 @@ def bench(
         OutputError: A result could not be written.
     """
     _check(methods, seeds, jobs, method_options or {}, weights)
+    asked = [teacher] if isinstance(teacher, str) else list(teacher)
+    taught = any(name != ALONE and TEACHERS[family_of(name)] for name in methods)
+    teachers = tuple(asked) if taught else ()
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         raise InputError("bench starts processes of its own; run it without torchrun and set jobs")
     options = DataOptions(name=data) if isinstance(data, str) else data
@@ -147,12 +157,14 @@ def bench(
         "methods": list(methods),
         "seeds": list(seeds),
         "student": student,
-        "teacher": teacher,
+        "teacher": asked[0] if len(asked) == 1 else asked,
         "data": asdict(options),
         "recipe": asdict(recipe),
         "weights": weights,
         "temperature": temperature,
         "method_options": {name: dict(own) for name, own in (method_options or {}).items()},
+        "peers": peers,
+        "branch": branch,
         "teacher_epochs": teacher_epochs,
         "teacher_normalisation": teacher_normalisation,
         "teacher_precision": teacher_precision,
@@ -168,7 +180,7 @@ def bench(
     images = load_data(options)
     protocol = Protocol(
         student=student,
-        teacher=teacher,
+        teachers=teachers,
         data=options,
         recipe=recipe,
         weights=weights,
@@ -177,6 +189,8 @@ def bench(
         teacher_precision=teacher_precision,
         teacher_cache=teacher_cache,
         label_map=label_map,
+        peers=peers,
+        branch=branch,
         method_options=config["method_options"],
         eval_every=recipe.epochs if eval_every is None else eval_every,
         device=device,
@@ -191,14 +205,27 @@ def bench(
         config,
         overwrite=overwrite,
         resume=resume,
-        keep=inputs(student, teacher),
+        keep=inputs(student, *teachers),
         may_change=MAY_CHANGE | {"methods", "seeds", "jobs", "teacher_cache"},
     )
-    if to_be_trained(teacher, teacher_epochs):
-        protocol = replace(protocol, teacher=train_teacher(protocol, images, teacher_epochs, show_progress))
-    reached = evaluate(
-        protocol.teacher, images, teacher_normalisation, label_map=label_map, precision=teacher_precision, device=device
-    )
+    protocol = replace(protocol, teachers=train_teachers(protocol, images, teacher_epochs, show_progress))
+    reached = {
+        f"teacher {number} ({measured['architecture']})": measured["accuracy"]
+        for number, measured in enumerate(
+            (
+                evaluate(
+                    place,
+                    images,
+                    teacher_normalisation,
+                    label_map=label_map,
+                    precision=teacher_precision,
+                    device=device,
+                )
+                for place in protocol.teachers
+            ),
+            start=1,
+        )
+    }
     cells: dict[str, dict[int, dict[str, Any]]] = {method: {} for method in methods}
     wanted = [(method, seed) for seed in seeds for method in methods]
     for method, seed, cell in kept_cells(protocol, wanted):
@@ -212,34 +239,49 @@ def bench(
     accuracies = {method: [cells[method][seed]["test_accuracy"] / 100 for seed in seeds] for method in methods}
     trained = [bench_method(name, config["method_options"]) for name in methods if name != ALONE]
     short = [note for method in trained for note in short_training(method, recipe.epochs)]
+    source = f" learning from {' and '.join(asked)}" if taught else ""
     report = BenchReport(
-        title=f"{student} learning from {reached['architecture']} on {images.name}, {len(seeds)} seeds",
+        title=f"{student}{source} on {images.name}, {len(seeds)} seeds",
         accuracies=accuracies,
         seeds=tuple(seeds),
         baselines=(ALONE, "kd"),
-        teacher_accuracy=reached["accuracy"] / 100,
+        teacher_accuracies={name: accuracy / 100 for name, accuracy in reached.items()},
+        measured=_measured(cells, seeds),
         config=config,
         environment=environment(),
         command=shlex.join(["stillroom", "bench", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
         notes=[
             "Accuracies are those of the last epoch on the test set; no epoch was chosen on it.",
-            "One teacher for all cells: the spread is that of the student's seeds.",
+            *(["The same teachers for all cells: the spread is that of the student's seeds."] if taught else []),
             *short,
         ],
     )
-    table = bench_table(report)
+    tables = (bench_table(report), measured_table(report)) if report.measured else (bench_table(report),)
     result = {
         "data": images.describe(),
-        "teacher_accuracy": reached["accuracy"],
+        "teachers": reached,
         "cells": {method: {str(seed): cells[method][seed] for seed in seeds} for method in methods},
         "notes": short,
         "environment": environment(),
         "out": str(out),
     }
     run.write_result(result)
-    write_text_atomic(run.path / "table.md", markdown(table) + "\n")
+    write_text_atomic(run.path / "table.md", "\n\n".join(markdown(each) for each in tables) + "\n")
     write_report(run.report, report)
-    return Bench(table, result, run.path)
+    return Bench(tables, result, run.path)
+
+
+def _measured(
+    cells: Mapping[str, Mapping[int, Mapping[str, Any]]], seeds: Sequence[int]
+) -> dict[str, dict[str, list[float]]]:
+    """Return the plain numbers every seed of a method measured besides its accuracy: figure -> method -> values."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for method, by_seed in cells.items():
+        own = [by_seed[seed].get("measured", {}) for seed in seeds]
+        for figure, value in own[0].items():
+            if isinstance(value, int | float) and all(figure in each for each in own):
+                found.setdefault(figure.replace("_", " "), {})[method] = [float(each[figure]) for each in own]
+    return found
 
 
 def _check(
@@ -260,8 +302,8 @@ def _check(
     if jobs < 1:
         raise InputError(f"jobs is {jobs}; it must be at least 1")
     for name in methods:
-        if name != ALONE:
-            as_weights(weights, bench_method(name, own))  # type: ignore[arg-type]
+        if name != ALONE and isinstance(method := bench_method(name, own), Method):
+            as_weights(weights, method)  # type: ignore[arg-type]
     for name in own:
         if name not in methods:
             raise unknown_name("method in method_options", name, methods)

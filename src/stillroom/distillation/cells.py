@@ -21,25 +21,16 @@ import torch
 from stillroom.data.images import ImageData
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
-from stillroom.distillation.cache import cached_teacher
-from stillroom.distillation.distill import as_weights
-from stillroom.distillation.methods import METHODS, method_class
-from stillroom.distillation.networks import (
-    Network,
-    Normalisation,
-    cacheable,
-    live_teacher,
-    load_network,
-    new_network,
-    to_be_trained,
-    twin,
-)
+from stillroom.distillation.choices import as_weights
+from stillroom.distillation.course import Course, check_teachers, without_training_images
+from stillroom.distillation.distill import new_students
+from stillroom.distillation.methods import METHODS, AnyMethod, family_of, method_class
+from stillroom.distillation.networks import Network, Normalisation, load_network, new_network, to_be_trained
 from stillroom.distillation.offline._method import Convention, Method
 from stillroom.distillation.options import method_defaults, method_options
-from stillroom.distillation.training import Setting, rehearse, train_alone, train_distilled
+from stillroom.distillation.training import Setting, train_alone
 from stillroom.errors import FailureError, InputError, unknown_name
 from stillroom.models.store import save_model
-from stillroom.training.contracts import Teacher
 from stillroom.training.fabric import Device, Precision, make_fabric
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
@@ -52,7 +43,7 @@ __all__ = [
     "kept_cells",
     "rehearse_all",
     "run_cells",
-    "train_teacher",
+    "train_teachers",
 ]
 
 ALONE = "alone"
@@ -63,7 +54,7 @@ class Protocol:
     """What all cells of a bench share."""
 
     student: str
-    teacher: str  # trained: a run directory or NAME@WEIGHTS
+    teachers: tuple[str, ...]  # trained: run directories or NAME@WEIGHTS; methods with one teacher take the first
     data: DataOptions
     recipe: Recipe
     weights: Convention
@@ -72,6 +63,8 @@ class Protocol:
     teacher_precision: TeacherPrecision
     teacher_cache: str | None
     label_map: Mapping[str, str] | None
+    peers: int
+    branch: str
     method_options: Mapping[str, Mapping[str, Any]]
     eval_every: int
     device: Device
@@ -81,7 +74,7 @@ class Protocol:
     out: Path
 
 
-def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> Method:
+def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> AnyMethod:
     """Return a method with its hyperparameters from ``method_options``.
 
     Raises:
@@ -89,13 +82,16 @@ def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> Method:
     """
     if name not in METHODS:
         raise unknown_name("method", name, [ALONE, *METHODS])
+    if family_of(name) == "translation":
+        raise InputError(f"{name} translates weights instead of training a student; stillroom distill --method {name}")
     method = method_class(name)
     options = own.get(name, {})
     for option in options:
         if option not in method_defaults(method):
             raise unknown_name(f"option of {name}", option, method_defaults(method))
     try:
-        return method(**options)
+        made: AnyMethod = method(**options)
+        return made
     except TypeError as error:
         raise InputError(f"method_options of {name}: {error}") from None
 
@@ -104,68 +100,88 @@ def rehearse_all(protocol: Protocol, images: ImageData, methods: Sequence[str], 
     """Refuse what would fail only in a late cell, before the first one starts.
 
     Raises:
-        InputError: A method cannot work for this pair, batch size or cache.
+        InputError: A method cannot work for these networks, this batch size or this cache.
     """
-    fabric = make_fabric(protocol.device, protocol.precision)
-    setting = Setting(
-        data=images,
-        recipe=protocol.recipe,
-        seed=0,
-        fabric=fabric,
-        views=protocol.data.views,
-        eval_every=protocol.eval_every,
-    )
+    setting = _setting(protocol, images, 0)
     with torch.random.fork_rng():
-        student = new_network(protocol.student, images)
-        trains = to_be_trained(protocol.teacher, teacher_epochs)
-        teacher = new_network(protocol.teacher, images) if trains else _teacher(protocol, images)
+        teachers = [
+            new_network(teacher, images) if to_be_trained(teacher, teacher_epochs) else _load(protocol, teacher, images)
+            for teacher in protocol.teachers
+        ]
         for name in methods:
             if name == ALONE:
+                new_network(protocol.student, images)
                 setting.train_loader()
-                continue
-            method = bench_method(name, protocol.method_options)
-            cached = _is_cached(protocol, method)
-            live, classifier = live_teacher(
-                twin(teacher), images, signals=method.signals, device=fabric.device, label_map=protocol.label_map
-            )
-            weights = as_weights(protocol.weights, method)
-            rehearse(
-                student,
-                live,
-                method,
-                weights,
-                setting,
-                teacher_classifier=classifier,
-                temperature=protocol.temperature,
-                cached=cached,
-            )
+            else:
+                course, students, masters = _course(
+                    protocol, bench_method(name, protocol.method_options), teachers, setting
+                )
+                course.rehearse(students, masters)
 
 
-def _teacher(protocol: Protocol, images: ImageData) -> Network:
-    return load_network(protocol.teacher, images, normalisation=protocol.teacher_normalisation)
+def _setting(protocol: Protocol, images: ImageData, seed: int) -> Setting:
+    return Setting(
+        data=images,
+        recipe=protocol.recipe,
+        seed=seed,
+        fabric=make_fabric(protocol.device, protocol.precision),
+        views=protocol.data.views,
+        resume=True,
+        compile=protocol.compile,
+        eval_every=protocol.eval_every,
+        show_progress=False,
+    )
 
 
-def _is_cached(protocol: Protocol, method: Method) -> bool:
+def _course(
+    protocol: Protocol, method: AnyMethod, teachers: Sequence[Network], setting: Setting
+) -> tuple[Course, list[Network], list[Network]]:
+    """Return how a cell trains, its students with fresh weights, and the teachers among all that it learns from."""
+    family = family_of(method.card.name)
+    masters = list(teachers if family == "multi_teacher" else teachers[:1] if family != "online" else [])
+    check_teachers(method, len(masters))
+    if family == "data_free":
+        setting = replace(setting, data=without_training_images(setting.data, masters[0]))
     # Methods that read feature maps keep the live teacher.
-    return protocol.teacher_cache is not None and method.signals <= {"pooled"}
+    cached = protocol.teacher_cache is not None and family != "data_free" and masters and method.signals <= {"pooled"}  # type: ignore[attr-defined]
+    course = Course(
+        method=method,
+        setting=setting,
+        weights=as_weights(protocol.weights, method) if isinstance(method, Method) else None,
+        temperature=protocol.temperature,
+        teacher_precision=protocol.teacher_precision,
+        teacher_cache=Path(protocol.teacher_cache) if cached and protocol.teacher_cache else None,
+        label_map=protocol.label_map,
+        branch=None if protocol.branch == "none" else protocol.branch,
+    )
+    students = new_students(protocol.student, setting.data, protocol.peers if family == "online" else 1)
+    return course, students, masters
 
 
-def train_teacher(protocol: Protocol, images: ImageData, epochs: int | None, show_progress: bool) -> str:
-    """Train the one teacher of all cells, unless an earlier run did, and return its directory."""
-    run = RunDirectory(protocol.out / "teacher")
-    if not (run.path / "model.json").is_file():
-        recipe = replace(protocol.recipe, epochs=epochs or protocol.recipe.epochs)
-        fabric = make_fabric(protocol.device, protocol.precision)
-        setting = Setting(
-            data=images, recipe=recipe, seed=0, fabric=fabric, views=protocol.data.views, resume=True,
-            compile=protocol.compile, eval_every=recipe.epochs, show_progress=show_progress,
-        )  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = new_network(protocol.teacher, images)
-        trained = train_alone(network, setting, run, label="teacher")
-        save_model(run.path, trained.network.model, replace(network.card, extra={"seed": 0}))
-    return str(run.path)
+def _load(protocol: Protocol, teacher: str, images: ImageData) -> Network:
+    return load_network(teacher, images, normalisation=protocol.teacher_normalisation)
+
+
+def train_teachers(protocol: Protocol, images: ImageData, epochs: int | None, show_progress: bool) -> tuple[str, ...]:
+    """Train those teachers of all cells that have no weights, unless an earlier run did, and return where they lie."""
+    places = []
+    for number, teacher in enumerate(protocol.teachers):
+        if not to_be_trained(teacher, epochs):
+            places.append(teacher)
+            continue
+        run = RunDirectory(protocol.out / ("teacher" if len(protocol.teachers) == 1 else f"teacher-{number + 1}"))
+        if not (run.path / "model.json").is_file():
+            recipe = replace(protocol.recipe, epochs=epochs or protocol.recipe.epochs)
+            setting = replace(
+                _setting(protocol, images, number), recipe=recipe, eval_every=recipe.epochs, show_progress=show_progress
+            )
+            with torch.random.fork_rng():
+                torch.manual_seed(number)
+                network = new_network(teacher, images)
+            trained = train_alone(network, setting, run, label=run.path.name)
+            save_model(run.path, trained.network.model, replace(network.card, extra={"seed": number}))
+        places.append(str(run.path))
+    return tuple(places)
 
 
 def kept_cells(protocol: Protocol, wanted: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -232,49 +248,28 @@ def _cell(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:
     run = _run(protocol, name, seed)
     if protocol.threads is not None:
         torch.set_num_threads(protocol.threads)
-    images = _images(protocol.data)
-    fabric = make_fabric(protocol.device, protocol.precision)
-    setting = Setting(
-        data=images, recipe=protocol.recipe, seed=seed, fabric=fabric, views=protocol.data.views, resume=True,
-        compile=protocol.compile, eval_every=protocol.eval_every, show_progress=False,
-    )  # fmt: skip
+    setting = _setting(protocol, _images(protocol.data), seed)
+    started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student = new_network(protocol.student, images)
-    started = time.monotonic()
+        if name == ALONE:
+            student = new_network(protocol.student, setting.data)
+        else:
+            method = bench_method(name, protocol.method_options)
+            taught = [] if family_of(name) == "online" else protocol.teachers
+            teachers = [_load(protocol, teacher, setting.data) for teacher in taught]
+            torch.manual_seed(seed)  # the first student starts from the same weights whatever was loaded
+            course, students, masters = _course(protocol, method, teachers, setting)
     if name == ALONE:
         trained = train_alone(student, setting, run, label=ALONE)
     else:
-        method = bench_method(name, protocol.method_options)
-        network = _teacher(protocol, images)
-        cached = _is_cached(protocol, method)
-        signals = cacheable(network, method.signals) if cached else method.signals
-        live, classifier = live_teacher(
-            network,
-            images,
-            signals=signals,
-            device=fabric.device,
-            precision=protocol.teacher_precision,
-            label_map=protocol.label_map,
-        )
-        says: Teacher = live
-        if cached and protocol.teacher_cache is not None:
-            says = cached_teacher(live, setting, Path(protocol.teacher_cache), needs=method.signals)
-        trained = train_distilled(
-            student,
-            says,
-            method,
-            as_weights(protocol.weights, method),
-            setting,
-            run,
-            teacher_classifier=classifier,
-            temperature=protocol.temperature,
-        )
+        trained = course.train(students, masters, run)
     cell = {
         "test_accuracy": trained.test_accuracy,
         "best_on_holdout": trained.best_on_holdout(),
         "seconds": time.monotonic() - started,
         "options": {} if name == ALONE else method_options(method),
+        "measured": trained.measured,
     }
     save_model(run.path, trained.network.model, replace(trained.network.card, extra={"method": name, "seed": seed}))
     run.write_result(cell)

@@ -1,4 +1,4 @@
-"""The main job: a teacher, a student alone and a distilled student, trained, measured and reported side by side."""
+"""The main job: a student trained by any method beside the same student alone, measured and reported side by side."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from stillroom.data.images import ImageData
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
-from stillroom.distillation.cache import cached_teacher
-from stillroom.distillation.methods import method_class
+from stillroom.distillation.choices import NOT_FOR, Spec, as_method, as_recipe, as_teachers, as_weights, name_of
+from stillroom.distillation.compare import ALONE, DISTILLED, compare, curves, notes, title
+from stillroom.distillation.course import Course, without_training_images
+from stillroom.distillation.methods import AnyMethod, family_of
 from stillroom.distillation.networks import (
     Network,
     Normalisation,
-    cacheable,
     inputs,
-    live_teacher,
     load_network,
     new_network,
     to_be_trained,
@@ -28,34 +29,29 @@ from stillroom.distillation.networks import (
 )
 from stillroom.distillation.offline._method import Convention, Method, Weights
 from stillroom.distillation.options import method_options, short_training
-from stillroom.distillation.training import Setting, Trained, rehearse, train_alone, train_distilled
-from stillroom.errors import InputError, unknown_name
-from stillroom.models.cost import measure
+from stillroom.distillation.training import Setting, Trained, train_alone
+from stillroom.errors import InputError
 from stillroom.models.store import save_model
-from stillroom.reports.changes import class_changes
 from stillroom.reports.html import ModelRow, Report, write_report
 from stillroom.reports.page import environment
-from stillroom.training.contracts import Teacher
 from stillroom.training.fabric import Device, Precision, make_fabric
-from stillroom.training.recipe import PRESETS, Recipe, default_lr
+from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
-from stillroom.training.teacher import LiveTeacher
 from stillroom.training.teacher import Precision as TeacherPrecision
 
-__all__ = ["MAY_CHANGE", "Distilled", "as_method", "as_recipe", "as_weights", "distill"]
+__all__ = ["MAY_CHANGE", "Distilled", "distill", "new_students"]
 
 # Options that change no result, and may differ when a run is resumed.
 MAY_CHANGE = frozenset({"out", "device", "checkpoint_every", "tensorboard", "show_progress"})
-
-TEACHER, ALONE, DISTILLED = "teacher", "student alone", "student distilled"
 
 
 @dataclass(frozen=True)
 class Distilled:
     """What :func:`distill` returns.
 
-    ``rows`` are the compared networks in the order teacher, student alone (if trained), student distilled;
-    ``accuracy`` in a row is a fraction. ``result`` is what stands in ``result.json``.
+    ``rows`` are the compared networks in the order teachers, student alone (if trained), what a method adds (the
+    ensemble of the peers), student distilled; ``accuracy`` in a row is a fraction. ``result`` is what stands in
+    ``result.json``.
     """
 
     model: nn.Module
@@ -67,14 +63,16 @@ class Distilled:
 
 def distill(
     *,
-    student: str | nn.Module = "resnet8",
-    teacher: str | nn.Module = "resnet20",
+    student: Spec = "resnet8",
+    teacher: Spec | Sequence[Spec] | None = None,
     data: str | DataOptions = "digits",
-    method: str | Method = "kd",
+    method: str | AnyMethod = "kd",
     recipe: str | Recipe = "quick",
     weights: Convention | Weights | Mapping[str, float] = "simkd",
     temperature: float = 4.0,
-    baseline: bool = True,
+    peers: int = 4,
+    branch: str = "auto",
+    baseline: bool | None = None,
     teacher_epochs: int | None = None,
     teacher_normalisation: Normalisation = "auto",
     teacher_precision: TeacherPrecision = "32",
@@ -94,7 +92,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Distilled:
-    """Distil a student from a teacher and compare both with the same student trained alone.
+    """Train a student by a method and compare it with its teachers and with the same student trained alone.
 
     Accuracies are those of the last epoch on the test set. With ``data.holdout`` a best epoch is named as well, chosen
     on the held-out part of the training data.
@@ -104,13 +102,18 @@ def distill(
             optionally followed by @WEIGHTS to start from: a file, or pretrained for what timm and torchvision publish;
             in Python also a module, which is copied.
         teacher: Network to learn from: a name as for the student (trained first, on the labels), NAME@WEIGHTS, or the
-            directory of an earlier run.
-        data: The data set and its options.
-        method: The distillation method, see ``stillroom methods``.
+            directory of an earlier run. Methods for several teachers take any number, with one --teacher for each (in
+            Python a list).
+        data: The data set and its options. Data-free methods see its test images only, to measure with.
+        method: The method, see ``stillroom methods``.
         recipe: Epochs, optimiser and learning rates, or the name of a preset.
         weights: Weights of the objective's terms: the SimKD and SemCKD repositories' convention or the CRD benchmark's.
         temperature: Temperature of the classical KD term beside a method's own.
-        baseline: Also train the student alone, with the same seed and recipe.
+        peers: Students that are trained together, the deployed one among them.
+        branch: Where peers part: auto in front of the last stage, none for whole networks that share nothing, or the
+            path of the last module they share.
+        baseline: Also train the student alone, with the same seed and recipe; data-free methods do not unless asked,
+            as it takes the training images.
         teacher_epochs: Epochs of a teacher that has to be trained; the recipe's when not given. With weights given,
             the teacher starts from them and adapts to the data for so many epochs.
         teacher_normalisation: What a teacher loaded from weights was normalised with: the data's own mean and standard
@@ -141,17 +144,22 @@ def distill(
     """
     options = DataOptions(name=data) if isinstance(data, str) else data
     chosen = as_method(method)
+    family = family_of(chosen.card.name)
+    teachers = as_teachers(teacher, chosen)
     recipe = as_recipe(recipe, student)
-    objective = as_weights(weights, chosen)
-    config = {
-        "student": _name(student),
-        "teacher": _name(teacher),
+    objective = as_weights(weights, chosen) if isinstance(chosen, Method) else None
+    alone_too = family != "data_free" if baseline is None else baseline
+    config: dict[str, Any] = {
+        "student": name_of(student),
+        "teacher": [name_of(spec) for spec in teachers],
         "data": asdict(options),
         "method": {"name": chosen.card.name, **method_options(chosen)},
         "recipe": asdict(recipe),
-        "weights": weights if isinstance(weights, str) else asdict(objective),
+        "weights": None if objective is None else weights if isinstance(weights, str) else asdict(objective),
         "temperature": temperature,
-        "baseline": baseline,
+        "peers": peers,
+        "branch": branch,
+        "baseline": alone_too,
         "teacher_epochs": teacher_epochs,
         "teacher_normalisation": teacher_normalisation,
         "teacher_precision": teacher_precision,
@@ -168,26 +176,27 @@ def distill(
         "checkpoint_every": checkpoint_every,
         "tensorboard": tensorboard,
     }
+    if family != "multi_teacher" and teachers:
+        config["teacher"] = config["teacher"][0]
+    for name in NOT_FOR[family]:
+        del config[name]
     images = load_data(options)
     fabric = make_fabric(device, precision)
+    trains_first = [to_be_trained(spec, teacher_epochs) for spec in teachers]
     with torch.random.fork_rng():
         # Networks are created before anything is written: a wrong name leaves no half-made run behind.
         torch.manual_seed(seed)
-        pupil = new_network(student, images, taps=student_taps)
-        alike = twin(pupil)  # the student alone starts from the very weights the distilled one starts from
-        trained_before = not to_be_trained(teacher, teacher_epochs)
-        if trained_before and isinstance(teacher, str):
-            master = load_network(teacher, images, taps=teacher_taps, normalisation=teacher_normalisation)
+        if family == "data_free":
+            masters = _masters(teachers, trains_first, images, teacher_taps, teacher_normalisation)
+            seen = without_training_images(images, masters[0])
+            students = new_students(student, seen, taps=student_taps)
         else:
-            stated: Normalisation = teacher_normalisation if trained_before else "data"
-            master = new_network(teacher, images, taps=teacher_taps, normalisation=stated)
-    signals = chosen.signals if teacher_cache is None else cacheable(master, chosen.signals)
-
-    def ask(network: Network) -> tuple[LiveTeacher, nn.Linear | None]:
-        return live_teacher(
-            network, images, signals=signals, device=fabric.device, precision=teacher_precision, label_map=label_map
-        )
-
+            students, seen = (
+                new_students(student, images, peers if family == "online" else 1, taps=student_taps),
+                images,
+            )
+            masters = _masters(teachers, trains_first, images, teacher_taps, teacher_normalisation)
+    alike = twin(students[0])  # the student alone starts from the very weights the distilled one starts from
     setting = Setting(
         data=images,
         recipe=recipe,
@@ -201,166 +210,108 @@ def distill(
         show_progress=show_progress,
         tensorboard=tensorboard,
     )
-    live, classifier = ask(master if trained_before else twin(master))
-    rehearse(
-        pupil,
-        live,
-        chosen,
-        objective,
-        setting,
-        teacher_classifier=classifier,
+    course = Course(
+        method=chosen,
+        setting=replace(setting, data=seen),
+        weights=objective,
         temperature=temperature,
-        cached=teacher_cache is not None,
+        teacher_precision=teacher_precision,
+        teacher_cache=None if teacher_cache is None else Path(teacher_cache),
+        label_map=label_map,
+        branch=None if branch == "none" else branch,
     )
+    course.rehearse(students, masters)
     run = RunDirectory.create(
         out,
         config,
         overwrite=overwrite,
         resume=resume,
-        keep=inputs(student, teacher),
+        keep=inputs(student, *teachers),
         may_change=MAY_CHANGE,
         fabric=fabric,
     )
+    names = ["teacher"] if len(masters) == 1 else [f"teacher {number}" for number in range(1, len(masters) + 1)]
     histories: dict[str, list[dict[str, Any]]] = {}
-    if not trained_before:
-        longer = replace(recipe, epochs=teacher_epochs or recipe.epochs)
-        trained = train_alone(master, replace(setting, recipe=longer), run.part("teacher"), label="teacher")
-        master, histories[TEACHER] = trained.network, trained.history
-        _save(trained.network, run.part("teacher"), {"seed": seed})
-        live, classifier = ask(master)
-    says: Teacher = live
-    if teacher_cache is not None:
-        says = cached_teacher(live, setting, Path(teacher_cache), needs=chosen.signals)
+    for number, first in enumerate(trains_first):
+        if first:
+            part = run.part(names[number].replace(" ", "-"))
+            schooling = replace(
+                setting, recipe=replace(recipe, epochs=teacher_epochs or recipe.epochs), seed=seed + number
+            )
+            trained = train_alone(masters[number], schooling, part, label=names[number])
+            masters[number], histories[names[number]] = trained.network, trained.history
+            _save(trained.network, part, {"seed": seed + number})
     alone: Trained | None = None
-    if baseline:
-        alone = train_alone(alike, setting, run.part("alone"), label="student alone")
+    if alone_too:
+        alone = train_alone(
+            alike, replace(setting, data=replace(images, mean=seen.mean, std=seen.std)), run.part("alone"), label=ALONE
+        )
         histories[ALONE] = alone.history
-    distilled = train_distilled(
-        pupil, says, chosen, objective, setting, run, teacher_classifier=classifier, temperature=temperature
-    )
+    distilled = course.train(students, masters, run)
     histories[DISTILLED] = distilled.history
-    facts = {"method": chosen.card.name, "weights": asdict(objective), "seed": seed}
+    facts: dict[str, Any] = {"method": chosen.card.name, "seed": seed}
+    if objective is not None:
+        facts["weights"] = asdict(objective)
     _save(distilled.network, run, {**facts, "test_accuracy": distilled.test_accuracy})
 
-    target = images.test.target
-    answers = {TEACHER: live_answers(live, setting), DISTILLED: setting.predict(distilled.network.model)}
-    if alone is not None:
-        answers[ALONE] = setting.predict(alone.network.model)
-    networks = {TEACHER: master} | ({ALONE: alone.network} if alone else {}) | {DISTILLED: distilled.network}
-    rows = tuple(
-        ModelRow(
-            name=name,
-            architecture=network.name,
-            accuracy=(answers[name] == target).float().mean().item(),
-            **asdict(measure(network.model, images.shape)),
-        )
-        for name, network in networks.items()
-    )
+    compared = compare(course, dict(zip(names, masters, strict=True)), alone, distilled)
     result: dict[str, Any] = {
         "data": images.describe(),
         "method": config["method"],
-        "weights": asdict(objective),
+        "weights": None if objective is None else asdict(objective),
         "seed": seed,
-        "models": [asdict(row) for row in rows],
+        "models": [asdict(row) for row in compared.rows],
         "best_on_holdout": distilled.best_on_holdout(),
-        "teacher_agreement": None,
-        "notes": short_training(chosen, recipe.epochs),
+        "measured": distilled.measured,
+        "teacher_agreement": compared.agreement,
+        "notes": [*short_training(chosen, recipe.epochs), *distilled.notes],
         "environment": environment(),
         "out": str(out),
     }
-    if teacher_precision != "32":
-        result["teacher_agreement"] = live.agreement(_images(setting))._asdict()
     run.write_result(result)
     if fabric.is_global_zero:
         write_report(
             run.report,
             Report(
-                title=f"{pupil.name} distilled from {master.name} on {images.name} by {chosen.card.name}",
-                models=rows,
-                curves=_curves(histories),
-                changes=class_changes(images.classes, target, answers[TEACHER], answers[DISTILLED]),
+                title=title(students[0], masters, images.name, chosen.card.name),
+                models=compared.rows,
+                curves=curves(histories),
+                changes=compared.changes,
+                sections=distilled.sections,
                 config=config,
                 environment=environment(),
                 command=shlex.join(["stillroom", "distill", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
-                notes=_notes(result),
+                notes=notes(result),
             ),
         )
     fabric.barrier()
-    return Distilled(distilled.network.model, rows, result, Path(out), run.writes)
+    return Distilled(distilled.network.model, compared.rows, result, Path(out), run.writes)
 
 
-def as_method(method: str | Method) -> Method:
-    """Return the method itself, or the one of that name with the paper's hyperparameters."""
-    return method_class(method)() if isinstance(method, str) else method
+def new_students(student: Spec, data: ImageData, count: int = 1, *, taps: Sequence[str] = ()) -> list[Network]:
+    """Create so many students with weights of their own; the first has those it would have without the others."""
+    if count < 1:
+        raise InputError(f"peers is {count}; it must be at least 2")
+    return [new_network(student, data, taps=taps) for _ in range(count)]
 
 
-def as_recipe(recipe: str | Recipe, student: str | nn.Module) -> Recipe:
-    """Return the recipe itself, or the preset of that name with the literature's learning rate for the student."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe not in PRESETS:
-        raise unknown_name("recipe", recipe, PRESETS)
-    preset, usual = PRESETS[recipe], default_lr(_name(student))
-    # 0.01 for students that need it; a preset's own rate else.
-    return replace(preset, lr=usual) if preset.optimizer == "sgd" and usual < Recipe().lr else preset
-
-
-def as_weights(weights: Convention | Weights | Mapping[str, float], method: Method) -> Weights:
-    """Return the weights themselves (also as a mapping ce, kd, method), or the method's under that convention."""
-    if isinstance(weights, Weights):
-        return weights
-    if isinstance(weights, Mapping):
-        if set(weights) != {"ce", "kd", "method"}:
-            raise InputError(f"weights need the keys ce, kd and method, got {', '.join(sorted(weights)) or 'none'}")
-        return Weights(**{name: float(value) for name, value in weights.items()})
-    if weights not in method.presets:
-        raise unknown_name("weights", weights, method.presets)
-    return method.presets[weights]
-
-
-def live_answers(teacher: LiveTeacher, setting: Setting) -> Tensor:
-    """Return the teacher's most likely class [N] for every test image, in the data's class order."""
-    loader = setting.eval_loader(setting.data.test)
-    return torch.cat([teacher.predict(batch.images).argmax(1).cpu() for batch in loader])
-
-
-def _name(spec: str | nn.Module) -> str:
-    return spec if isinstance(spec, str) else type(spec).__qualname__
+def _masters(
+    specs: Sequence[Spec],
+    trains_first: Sequence[bool],
+    data: ImageData,
+    taps: Sequence[str],
+    normalisation: Normalisation,
+) -> list[Network]:
+    """Load the teachers that are trained and create the others."""
+    masters = []
+    for spec, first in zip(specs, trains_first, strict=True):
+        if isinstance(spec, str) and not first:
+            masters.append(load_network(spec, data, taps=taps, normalisation=normalisation))
+        else:
+            masters.append(new_network(spec, data, taps=taps, normalisation="data" if first else normalisation))
+    return masters
 
 
 def _save(network: Network, run: RunDirectory, facts: Mapping[str, Any]) -> None:
     if run.writes:
         save_model(run.path, network.model, replace(network.card, extra=dict(facts)))
-
-
-def _images(setting: Setting) -> Tensor:
-    images: Tensor = next(iter(setting.eval_loader(setting.data.test))).images
-    return images
-
-
-def _curves(histories: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[float]]]:
-    measured = {"test top-1 [%]": "test_accuracy", "training top-1 [%]": "train_accuracy"}
-    return {
-        title: {
-            name: [float(record.get(key, float("nan"))) for record in history] for name, history in histories.items()
-        }
-        for title, key in measured.items()
-    }
-
-
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    notes = [
-        "Accuracies are those of the last epoch on the test set; no epoch was chosen on it.",
-        "One seed: small differences may be chance; stillroom bench compares over several.",
-    ]
-    if (best := result["best_on_holdout"]) is not None:
-        notes.append(
-            f"Best epoch by the held-out split: {best['epoch']} ({best['holdout_accuracy']:.2f} % held out, "
-            f"{best['test_accuracy']:.2f} % test)."
-        )
-    if (agreement := result["teacher_agreement"]) is not None:
-        notes.append(
-            f"The teacher ran in bfloat16: the class of float32 on {100 * agreement['top1']:.2f} % of a test batch, "
-            f"largest logit difference {agreement['max_difference']:.3g}."
-        )
-    return [*notes, *result["notes"]]

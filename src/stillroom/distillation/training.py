@@ -24,7 +24,6 @@ from stillroom.training.loop import check_intervals, fit
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.supervised import Supervised
-from stillroom.training.teacher_cache import cacheable_views, check_cacheable
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -166,16 +165,12 @@ def rehearse(
     *,
     teacher_classifier: nn.Linear | None,
     temperature: float,
-    cached: bool,
 ) -> None:
-    """Refuse a pair, a batch size or a teacher cache that cannot work, before anything is trained or written.
+    """Refuse a pair or a batch size that cannot work, before anything is trained or written.
 
     Raises:
-        InputError: The method cannot work for this pair, or its teacher cannot be cached.
+        InputError: The method cannot work for this pair.
     """
-    if cached:
-        cacheable_views(setting.views, setting.data.augment)
-        check_cacheable(method.signals)
     _task(twin(student), teacher, method, weights, setting, setting.train_loader(), teacher_classifier, temperature)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.files import write_text_atomic
@@ -14,7 +14,13 @@ from stillroom.reports import plots
 from stillroom.reports.changes import ClassChanges
 from stillroom.reports.tables import Cell, Column, Table, mean_ci, paired_difference, scaled
 
-__all__ = ["BenchReport", "ModelRow", "Report", "bench_table", "comparison_table", "headline", "render", "write_report"]
+if TYPE_CHECKING:
+    from stillroom.reports.page import Section
+
+__all__ = [
+    *("BenchReport", "ModelRow", "Report", "bench_table", "comparison_table", "headline", "measured_table", "render"),
+    "write_report",
+]
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 20  # in a plot; the tables hold them all
@@ -25,7 +31,7 @@ MOST_PAIRS = 12
 class ModelRow:
     """One network of the comparison."""
 
-    name: str  # "teacher", "student alone", "student distilled"
+    name: str  # "teacher" (or "teacher 1" and so on), "student alone", "student distilled", or what a method adds
     architecture: str
     accuracy: float  # 0 to 1
     parameters: int
@@ -40,9 +46,11 @@ class Report:
 
     Args:
         title: What was distilled, in a few words.
-        models: Teacher, student alone (may be missing), student distilled, in this order.
+        models: Teachers ("teacher", or "teacher 1" and so on; may be missing), "student alone" (may be missing), what
+            else was measured, and the distilled student last.
         curves: Title with unit -> series -> one value per epoch; the last series of each is emphasised.
         changes: Teacher and distilled student class by class.
+        sections: What the method adds, before the changes per class.
         config: The complete configuration, nested or flat.
         environment: Versions and devices.
         command: The command line that reproduces the run.
@@ -53,6 +61,7 @@ class Report:
     models: Sequence[ModelRow]
     curves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     changes: ClassChanges | None = None
+    sections: Sequence[Section] = ()
     config: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, object] = field(default_factory=dict)
     command: str = ""
@@ -68,7 +77,8 @@ class BenchReport:
         accuracies: Method -> accuracy (0 to 1) per seed, the same seeds in the same order for all.
         seeds: The seeds.
         baselines: Methods the others are paired with, seed by seed; those that did not run are passed over.
-        teacher_accuracy: Accuracy of the teacher (0 to 1), when there is one for all.
+        teacher_accuracies: Accuracy of every teacher (0 to 1) by its name.
+        measured: What else some methods measured: figure -> method -> value per seed.
         config: The complete configuration, nested or flat.
         environment: Versions and devices.
         command: The command line that reproduces the table.
@@ -79,7 +89,8 @@ class BenchReport:
     accuracies: Mapping[str, Sequence[float]]
     seeds: Sequence[int]
     baselines: Sequence[str] = ("alone", "kd")
-    teacher_accuracy: float | None = None
+    teacher_accuracies: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, object] = field(default_factory=dict)
     command: str = ""
@@ -120,13 +131,19 @@ def _with_unit(title: str, unit: str) -> str:
 
 def headline(models: Sequence[ModelRow]) -> str:
     """Say in a sentence or two what the distillation brought; models as in :class:`Report`."""
-    teacher, *alone, distilled = models
-    said = (
-        f"The distilled student reaches {100 * distilled.accuracy:.2f} % where its teacher reaches "
-        f"{100 * teacher.accuracy:.2f} %, with {_times(teacher.parameters, distilled.parameters, 'fewer', 'more')} "
-        f"parameters and {_times(teacher.latency_ms, distilled.latency_ms, 'less', 'more')} time per image."
-    )
-    for student in alone:
+    *others, distilled = models
+    teachers = [model for model in others if model.name.startswith("teacher")]
+    said = f"The distilled student reaches {100 * distilled.accuracy:.2f} %"
+    if teachers:
+        teacher = max(teachers, key=lambda model: model.accuracy)
+        whose = "its teacher" if len(teachers) == 1 else f"the best of its {len(teachers)} teachers"
+        said += (
+            f" where {whose} reaches {100 * teacher.accuracy:.2f} %, with "
+            f"{_times(teacher.parameters, distilled.parameters, 'fewer', 'more', 'parameters')} and "
+            f"{_times(teacher.latency_ms, distilled.latency_ms, 'less', 'more', 'time per image')}"
+        )
+    said += "."
+    for student in (model for model in others if model.name == "student alone"):
         points = 100 * (distilled.accuracy - student.accuracy)
         if abs(points) < 0.005:
             said += " Trained alone, the same student is as good."
@@ -135,12 +152,14 @@ def headline(models: Sequence[ModelRow]) -> str:
     return said
 
 
-def _times(before: float, after: float, less: str, more: str) -> str:
+def _times(before: float, after: float, less: str, more: str, what: str) -> str:
     if not before or not after:
-        return f"{after:,.0f} instead of {before:,.0f}"
+        return f"{after:,.0f} instead of {before:,.0f} {what}"
     ratio = max(before, after) / min(before, after)
+    if ratio < 1.05:
+        return f"as {'many' if less == 'fewer' else 'much'} {what}"
     digits = 1 if ratio < 10 else 0
-    return f"{ratio:.{digits}f} times {less if after <= before else more}"
+    return f"{ratio:.{digits}f} times {less if after <= before else more} {what}"
 
 
 def bench_table(report: BenchReport) -> Table:
@@ -177,9 +196,30 @@ def _bench_headline(report: BenchReport) -> str:
     for name in report.baselines:
         if name in means and name != best:
             said += f", {100 * (means[best] - means[name]):.2f} points above {name}"
-    if report.teacher_accuracy is not None:
-        said += f"; the teacher has {100 * report.teacher_accuracy:.2f} %"
+    if report.teacher_accuracies:
+        each = ", ".join(f"{100 * accuracy:.2f} %" for accuracy in report.teacher_accuracies.values())
+        said += f"; the teacher has {each}" if len(report.teacher_accuracies) == 1 else f"; the teachers have {each}"
     return said + "."
+
+
+def measured_table(report: BenchReport) -> Table:
+    """Give mean and standard deviation over the seeds of whatever else the methods measured."""
+    methods = [name for name in report.accuracies if any(name in values for values in report.measured.values())]
+    columns = [Column("method"), *(Column(figure, ".3f") for figure in report.measured)]
+    rows: list[list[Cell]] = []
+    for name in methods:
+        row: list[Cell] = [name]
+        for values in report.measured.values():
+            row.append(_spread(values[name]) if name in values else None)
+        rows.append(row)
+    return Table(columns, rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ± {math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)):.2g}"
 
 
 def write_report(path: Path, report: Report | BenchReport) -> None:
@@ -240,6 +280,7 @@ def _distill_content(report: Report) -> dict[str, Any]:
         "comparison": comparison_table(report.models),
         "scatter": plots.accuracy_vs_latency(points),
         "curves": plots.training_curves(report.curves) if report.curves else "",
+        "sections": report.sections,
         "changes": None if report.changes is None else _changes_content(report.changes),
     }
 
@@ -296,6 +337,7 @@ def _bench_content(report: BenchReport) -> dict[str, Any]:
         "headline": _bench_headline(report),
         "bench": bench_table(report),
         "strip": plots.seed_strip(percent),
+        "measured": measured_table(report) if report.measured else None,
         "seeds": ", ".join(str(seed) for seed in report.seeds),
     }
 
