@@ -58,7 +58,9 @@ def reverse_pass(problem: Problem, steps: int) -> dict[str, Tensor]:
     velocity = dict(problem.buffers)
     losses = [problem.inner] * steps + [lambda p, phi: problem.outer(p)]
 
-    def slopes(loss: object, p: Tensors, phi: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def slopes(
+        loss: object, p: Tensors, phi: Tensors
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         own = {n: v.detach().requires_grad_() for n, v in p.items()}
         others = {n: v.detach().requires_grad_() for n, v in phi.items()}
         value = loss(own, others)  # type: ignore[operator]

@@ -43,9 +43,7 @@ def target(seed: int, samples: int = 5, classes: int = 4) -> Tensor:
 def test_no_feasible_direction_shortens_the_combined_gradient(
     seed: int, count: int, tolerance: float, dimensions: int, repeated: bool
 ) -> None:
-    gradients = torch.randn(
-        count, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    gradients = torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if repeated:
         gradients[-1] = gradients[0]
     weights = least_norm_weights(gradients, tolerance=tolerance)

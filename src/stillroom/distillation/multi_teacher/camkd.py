@@ -130,7 +130,7 @@ class CAMKD(ManyTeachers):
     def build(self, dry_run: DryRun) -> None:
         """Create an aligner for every teacher."""
         student = require_stages(dry_run.student, "student", "camkd")[-1]
-        maps = [require_stages(teacher, f"teacher {k}", "camkd")[-1] for k, teacher in enumerate(dry_run.teachers)]
+        maps = [require_stages(teacher, f"teacher {k}", "camkd")[-1] for k, teacher in enumerate(dry_run.teachers, 1)]
         heads = [head for head in dry_run.heads if head is not None]
         if len(heads) != len(maps):
             raise InputError("camkd judges features by the teachers' own heads, but not every teacher came with one")

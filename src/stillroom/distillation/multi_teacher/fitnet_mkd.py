@@ -105,7 +105,7 @@ class FitNetMKD(ManyTeachers):
 
     def build(self, dry_run: DryRun) -> None:
         """Create a regressor for every teacher."""
-        owners = ["student", *(f"teacher {k}" for k in range(len(dry_run.teachers)))]
+        owners = ["student", *(f"teacher {k}" for k in range(1, len(dry_run.teachers) + 1))]
         for owner, signals in zip(owners, (dry_run.student, *dry_run.teachers), strict=True):
             if len(require_stages(signals, owner, "fitnet_mkd")) <= STAGE:
                 self.shallow = (*self.shallow, owner)
@@ -115,7 +115,7 @@ class FitNetMKD(ManyTeachers):
         """Name the networks without a second stage."""
         if not self.shallow:
             return ()
-        return (f"{', '.join(self.shallow)} has no second stage; the hint is taken from the last one there.",)
+        return (f"No second stage in {', '.join(self.shallow)}: the hint is taken from the only one there.",)
 
     def weigh(self, student: Tensor, teachers: Tensor, target: Tensor) -> Tensor:
         """Return 1/K everywhere."""
