@@ -277,10 +277,22 @@ def _measured(
     """Return the plain numbers every seed of a method measured besides its accuracy: figure -> method -> values."""
     found: dict[str, dict[str, list[float]]] = {}
     for method, by_seed in cells.items():
-        own = [by_seed[seed].get("measured", {}) for seed in seeds]
-        for figure, value in own[0].items():
-            if isinstance(value, int | float) and all(figure in each for each in own):
-                found.setdefault(figure.replace("_", " "), {})[method] = [float(each[figure]) for each in own]
+        own = [_numbers(by_seed[seed].get("measured", {})) for seed in seeds]
+        for figure in own[0]:
+            if all(figure in each for each in own):
+                found.setdefault(figure, {})[method] = [each[figure] for each in own]
+    return found
+
+
+def _numbers(measured: Mapping[str, Any], of: str = "") -> dict[str, float]:
+    """Return the plain numbers among what was measured, those of inner mappings named after both keys."""
+    found: dict[str, float] = {}
+    for name, value in measured.items():
+        words = of + name.replace("_", " ")
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{words}, ")
+        elif isinstance(value, int | float):
+            found[words] = float(value)
     return found
 
 

@@ -282,6 +282,7 @@ def _distill_content(report: Report) -> dict[str, Any]:
         "curves": plots.training_curves(report.curves) if report.curves else "",
         "sections": report.sections,
         "changes": None if report.changes is None else _changes_content(report.changes),
+        "teacher": "best teacher" if sum(model.name.startswith("teacher") for model in report.models) > 1 else "teacher",
     }
 
 
