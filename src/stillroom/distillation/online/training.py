@@ -15,7 +15,7 @@ from stillroom.distillation.online._method import Method
 from stillroom.distillation.online.peers import branch_point
 from stillroom.distillation.online.task import OnlineTask, PeerFigures, peer_figures
 from stillroom.distillation.training import Setting, Trained
-from stillroom.reports.page import Figure, Section
+from stillroom.reports.page import Figure, Picture, Section
 from stillroom.reports.plots import training_curves
 from stillroom.reports.tables import Cell, Column, Table
 from stillroom.training.evaluate import to_device
@@ -129,14 +129,15 @@ def _section(method: Method, history: list[dict[str, Any]], figures: PeerFigures
         return [factor * float(record.get(f"test_{key}", float("nan"))) for record in history]
 
     deployed = "leader" if method.has_leader else "peer 1"
-    ensembles = {"ensemble": "ensemble, mean of the peers' logits", "gate": "ensemble, gated"}
+    ensembles = {"ensemble": "ensemble of the peers", "gate": "gated ensemble"}
     accuracies = {"mean of the peers": curve("mean_accuracy")}
     accuracies |= {ensembles[name]: curve(f"{name}_accuracy") for name in figures.combined}
     accuracies[f"{deployed}, deployed"] = curve("accuracy")
-    panels = {"test top-1 [%]": accuracies}
+    parts: list[Figure | Picture | Table] = [Figure(training_curves({"test top-1 [%]": accuracies}))]
     if figures.diversity is not None:
-        panels["distance of two peers"] = {"distance": curve("diversity")}
-        panels["two peers disagree [%]"] = {"disagreement": curve("disagreement", 100)}
+        apart = {"distance": {"two peers": curve("diversity")}}
+        apart |= {"disagreement [%]": {"two peers": curve("disagreement", 100)}}
+        parts.append(Figure(training_curves(apart)))
     others = range(1, len(figures.peers) + 1) if method.has_leader else range(2, len(figures.peers) + 1)
     names = [f"{deployed}, deployed", *(f"peer {number}" for number in others), "mean of the peers"]
     names += [ensembles[name] for name in figures.combined]
@@ -145,12 +146,10 @@ def _section(method: Method, history: list[dict[str, Any]], figures: PeerFigures
     shared = f"The members share everything up to and including {place}" if place else "The members share no layer"
     return Section(
         title="Peers",
-        text=f"{shared}. Distance is the mean Euclidean distance between the class "
-        "distributions of two peers, disagreement how often two peers answer different classes, both on the test set.",
-        parts=[
-            Figure(training_curves(panels), "Accuracies and diversity over the training."),
-            Table([Column("member"), Column("test top-1 [%]", ".2f")], rows),
-        ],
+        text=f"{shared}. The ensemble answers with the mean of the peers' logits. Distance is the mean Euclidean one "
+        "between the class distributions of two peers, disagreement how often they answer different classes, both on "
+        "the test set.",
+        parts=[*parts, Table([Column("member"), Column("test top-1 [%]", ".2f")], rows)],
     )
 
 
