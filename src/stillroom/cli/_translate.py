@@ -39,7 +39,6 @@ def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     """Return the parser, and the arguments left to parse; ``--method kt`` may be among them."""
     parser = new_parser("distill", DESCRIPTION, "--method kt ")
     add_config(parser)
-    text = "short for --method.name kt"
     for name, kind, defaults in GROUPS:
         if name == "method":
             method = parser.add_argument_group("method")
@@ -50,7 +49,7 @@ def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
         parser.set_defaults({f"{name}.{option}": value for option, value in defaults.items()})
         retitle(parser, name, name, f"a YAML file with the options of the {name}", "FILE")
     retitle(parser, "data", "data", "short for --data.name NAME; or a YAML file with the options of the data")
-    retitle(parser, "method", "options of kt (smaller than the paper's, for a CPU)", text)
+    retitle(parser, "method", "options of kt (smaller than the paper's, for a CPU)", "short for --method.name kt")
     retitle(parser, "pairs", "pairs of blocks", "a YAML file with the options of the pairs", "FILE")
     training = Group(parser, "training", translate)
     training.add("steps", list[int])

@@ -104,7 +104,7 @@ def write_report(
     page = Page(
         kind="translation of weights",
         title=f"Small blocks written from large ones, {result['data']['name']}",
-        headline=headline(comparison),
+        headline=result["headline"],
         sections=[
             Section(
                 title="Inserted as they are",

@@ -43,7 +43,7 @@ def to_tokens(conv1: Tensor, conv2: Tensor) -> Tensor:
             f"conv2 must be [{batch}, {planes}, {middle}, 3, 3] to follow conv1 {list(conv1.shape)}, "
             f"not {list(conv2.shape)}"
         )
-    return torch.cat([weight.reshape(batch, -1, 9) for weight in (conv1, conv2)], dim=1)
+    return torch.cat([weight.flatten(1, 2).flatten(2) for weight in (conv1, conv2)], dim=1)
 
 
 def from_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from stillroom.models.weights import read_weights
 from stillroom.training.progress import counting
 from stillroom.training.run import first_difference
 
-__all__ = ["PairOptions", "Pairs", "in_memory", "make_pairs", "orders", "train_group"]
+__all__ = ["PairOptions", "Pairs", "check_pairs", "in_memory", "make_pairs", "orders", "train_group"]
 
 Split = Literal["train", "validation"]
 
@@ -121,6 +121,39 @@ def in_memory(data: ImageData) -> TensorImages:
     if not isinstance(data.train, TensorImages) or not isinstance(data.test, TensorImages):
         raise InputError(f"{data.name} does not fit in memory, but many networks are trained on it; take smaller data")
     return data.train
+
+
+def check_pairs(data: ImageData, options: PairOptions, folder: Path, *, seed: int, jobs: int = 1) -> dict[str, Any]:
+    """Refuse what :func:`make_pairs` cannot do; nothing is written.
+
+    Returns:
+        What the weights depend on: not how many networks there are, nor where they lie.
+
+    Raises:
+        InputError: An option does not fit the data, or the folder holds something else.
+    """
+    images = in_memory(data)
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}; it must be at least 1")
+    if options.images is not None and options.images > len(images):
+        raise InputError(f"pairs.images is {options.images}, but there are {len(images)} training images")
+    about = {name: value for name, value in asdict(options).items() if name not in ("count", "validation", "folder")}
+    identity: dict[str, Any] = plain(
+        {"data": images.fingerprint(), "classes": len(data.classes), "seed": seed, **about}
+    )
+    file = folder / "pairs.json"
+    if not file.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds files, but no pairs.json that says what they are; name another folder")
+        return identity
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is damaged or not readable: {error}") from None
+    if not isinstance(found, dict) or (difference := first_difference(found, identity)) is not None:
+        what = f": {difference}" if isinstance(found, dict) else ""
+        raise InputError(f"{folder} holds pairs of another kind{what}; name another folder in pairs.folder")
+    return identity
 
 
 def orders(
@@ -228,12 +261,11 @@ def make_pairs(
         OutputError: A file could not be written.
         TrainingDivergedError: A network's weights became NaN or infinite.
     """
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}; it must be at least 1")
     images = in_memory(data)
-    if options.images is not None and options.images > len(images):
-        raise InputError(f"pairs.images is {options.images}, but there are {len(images)} training images")
-    _claim(folder, _identity(images, len(data.classes), options, seed))
+    identity = check_pairs(data, options, folder, seed=seed, jobs=jobs)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / "pairs.json", identity)
     counts: dict[Split, int] = {"validation": options.validation, "train": options.count}
     wanted = [(split, number) for split, count in counts.items() for number in range(-(-count // options.group))]
     missing = [(split, number) for split, number in wanted if not _shard(folder, split, number).exists()]
@@ -254,35 +286,6 @@ def make_pairs(
         },
         trained={f"block.{name}": value for name, value in part(validation, "small.").items()},
     )
-
-
-def _identity(images: TensorImages, classes: int, options: PairOptions, seed: int) -> dict[str, Any]:
-    """Return what the weights depend on: not how many networks there are, nor where they lie."""
-    about = {name: value for name, value in asdict(options).items() if name not in ("count", "validation", "folder")}
-    return plain({"data": images.fingerprint(), "classes": classes, "seed": seed, **about})  # type: ignore[no-any-return]
-
-
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Write down what the folder holds, or make sure that it holds the same.
-
-    Raises:
-        InputError: It holds something else.
-    """
-    file = folder / "pairs.json"
-    if not file.exists():
-        if folder.is_dir() and any(folder.glob("*.safetensors")):
-            raise InputError(f"{folder} holds files, but no pairs.json that says what they are; name another folder")
-        with output_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(file, identity)
-        return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is damaged or not readable: {error}") from None
-    if not isinstance(found, dict) or (difference := first_difference(found, identity)) is not None:
-        what = "" if not isinstance(found, dict) else f": {difference}"
-        raise InputError(f"{folder} holds pairs of another kind{what}; name another folder in pairs.folder")
 
 
 def _shard(folder: Path, split: Split, number: int) -> Path:

@@ -14,10 +14,10 @@ from stillroom.data.images import ImageData, TensorImages
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.options import method_options
-from stillroom.distillation.translation._report import at_once_table, write_report
+from stillroom.distillation.translation._report import at_once_table, headline, write_report
 from stillroom.distillation.translation.evaluate import check_steps, compare, count_flops
 from stillroom.distillation.translation.kt import KT
-from stillroom.distillation.translation.pairs import PairOptions, in_memory, make_pairs
+from stillroom.distillation.translation.pairs import PairOptions, check_pairs, in_memory, make_pairs
 from stillroom.distillation.translation.training import train_translator
 from stillroom.distillation.translation.translator import Translator
 from stillroom.errors import InputError
@@ -103,6 +103,10 @@ def translate(
     options = DataOptions(name=data, holdout=DATA.holdout, augment="none") if isinstance(data, str) else data
     if seed < 0:
         raise InputError(f"seed is {seed}; it must not be negative")
+    if options.augment not in ("auto", "none") or options.views:
+        raise InputError(
+            "kt mirrors images by pairs.flip and knows no other augmentation; leave data.augment and views"
+        )
     check_intervals(eval_every, checkpoint_every)
     check_steps(steps)
     config = {
@@ -124,6 +128,8 @@ def translate(
     if fabric.world_size > 1:
         raise InputError("kt runs in one process; use jobs=... for several, not torchrun")
     folder = Path(pairs.folder) if pairs.folder else Path(out) / "pairs"
+    if pairs.folder or not overwrite:  # else the folder is emptied first
+        check_pairs(images, pairs, folder, seed=seed, jobs=jobs)
     run = RunDirectory.create(
         out,
         config,
@@ -176,6 +182,7 @@ def translate(
         "at_once": {name: values.tolist() for name, values in comparison.at_once.items()},
         "steps": list(steps),
         "after": {f"{start}, {loss}": values.tolist() for (start, loss), values in comparison.after.items()},
+        "headline": headline(comparison),
         "flops": asdict(flops),
         "seed": seed,
         "notes": _notes(pairs, images),
