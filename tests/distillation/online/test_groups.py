@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distillation.method_inputs import HostReads
 from distillation.pipeline_networks import vit
 from stillroom.data.batch import Batch
 from stillroom.distillation.methods import FAMILIES, method_class
@@ -149,6 +150,14 @@ def test_steps_reduce_the_loss_and_return_parts_without_graph(name: str) -> None
         losses.append(parts["loss"].detach())
         assert not any(value.requires_grad for key, value in parts.items() if key != "loss")
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_reads_nothing_on_the_host(name: str) -> None:
+    task = task_of(method_class(name)(), members(3)).train()
+    with HostReads() as reads:
+        task(BATCH)["loss"].backward()
+    assert reads.found == []
 
 
 @pytest.mark.parametrize("name", NAMES)

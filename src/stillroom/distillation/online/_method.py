@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stillroom.cards import Card
 from stillroom.errors import InputError
+from stillroom.losses.checks import full_precision
 
 __all__ = ["Method", "Said"]
 
@@ -75,7 +76,7 @@ class Method(nn.Module):
 
     def ensembles(self, said: Said) -> dict[str, Tensor]:
         """Return the logits [B, K] of every way to combine the peers; ``ensemble`` is the mean of their logits."""
-        return {"ensemble": self.peers(said.logits).float().mean(1)}
+        return {"ensemble": full_precision(self.peers(said.logits)).mean(1)}
 
     def _ramp(self, rampup: int, rampup_start: float) -> None:
         """Keep the hyperparameters of the ramp-up."""
