@@ -33,6 +33,7 @@ class Gate(nn.Module):
         The mixture ``Σ_i g_i z_i`` [B, K].
 
     Example:
+        >>> import torch
         >>> Gate(8, 3).eval()(torch.randn(5, 8, 4, 4), torch.randn(5, 3, 10)).shape
         torch.Size([5, 10])
     """
@@ -81,6 +82,7 @@ def one_loss(
         InputError: Shapes that do not fit, or a temperature that is not above 0.
 
     Example:
+        >>> import torch
         >>> parts = one_loss(torch.zeros(4, 3, 10), torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64))
         >>> print(f"{parts['cross_entropy']:.3f}")
         9.210
