@@ -103,6 +103,14 @@ class TestEveryMethod:
             method(*inputs)["loss"].backward()
         assert not reads.found
 
+    @pytest.mark.filterwarnings("error:Dynamo detected")
+    def test_the_step_compiles_as_one_graph_and_gives_the_eager_value(self, name: str) -> None:
+        torch._dynamo.reset()
+        method, inputs = built(name)
+        expected = method(*inputs)["loss"]
+        compiled = torch.compile(method, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(*inputs)["loss"], expected)
+
     def test_parts_are_detached_scalars(self, name: str) -> None:
         method, inputs = built(name)
         for part, value in method(*inputs).items():

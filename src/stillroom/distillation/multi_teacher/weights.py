@@ -6,9 +6,7 @@ The strategies are uniform (AVER), entropy (EBKD), confidence (CA-MKD), gradient
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -260,7 +258,8 @@ def least_norm_weights(gradients: Tensor, *, tolerance: float = 0.6, normalize: 
 def _solve(gram: Tensor, cap: float) -> Tensor:
     """Minimise ``wᵀ gram w`` over ``Σ w = 1, 0 ≤ w ≤ cap``."""
     count = gram.shape[0]
-    free, held = (part.to(gram) for part in _faces(count, cap))  # [N, K]: 1 where free; the values where not
+    digits = torch.arange(3**count, device=gram.device)[:, None] // 3 ** torch.arange(count, device=gram.device) % 3
+    free, held = (digits == 2).to(gram), cap * (digits == 1).to(gram)  # [3^K, K]: which are free; the others' values
     # A tiny ridge makes the optimum unique: of several the one nearest to equal weights.
     scale = gram.diagonal().mean().clamp(min=1e-60)
     gram = gram / scale + 1e-10 * torch.eye(count).to(gram)
@@ -281,17 +280,3 @@ def _solve(gram: Tensor, cap: float) -> Tensor:
     best = points.index_select(0, values.argmin()[None])[0].clamp(0, cap)
     weights: Tensor = best / best.sum()
     return weights
-
-
-@lru_cache(maxsize=16)
-def _faces(count: int, cap: float) -> tuple[Tensor, Tensor]:
-    """List the faces of the feasible set that can hold a point: which weights are free, and the others' values."""
-    free: list[list[float]] = []
-    held: list[list[float]] = []
-    for face in itertools.product((None, 0.0, cap), repeat=count):
-        low = sum(value for value in face if value is not None)
-        high = low + cap * sum(value is None for value in face)
-        if low <= 1 + 1e-12 and high >= 1 - 1e-12:
-            free.append([float(value is None) for value in face])
-            held.append([value or 0.0 for value in face])
-    return torch.tensor(free, dtype=torch.float64), torch.tensor(held, dtype=torch.float64)
