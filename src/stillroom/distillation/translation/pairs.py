@@ -263,9 +263,10 @@ def make_pairs(
     """
     images = in_memory(data)
     identity = check_pairs(data, options, folder, seed=seed, jobs=jobs)
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder / "pairs.json", identity)
+    if not (folder / "pairs.json").exists():
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(folder / "pairs.json", identity)
     counts: dict[Split, int] = {"validation": options.validation, "train": options.count}
     wanted = [(split, number) for split, count in counts.items() for number in range(-(-count // options.group))]
     missing = [(split, number) for split, number in wanted if not _shard(folder, split, number).exists()]
