@@ -126,6 +126,7 @@ def test_a_killed_and_resumed_training_ends_bit_for_bit_the_same(
     name: str, step: int, networks: list[Network], setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = replace(setting, checkpoint_every=2)
+    networks = [networks[0], networks[1], networks[3]]
     assert len(setting.train_loader()) == 5
     whole = train(name, networks, setting, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -217,7 +218,7 @@ def test_meta_steps_lower_the_loss_after_the_look_ahead(
     task.train()
     task.start_epoch(1)
     task.step(task, optimizer, batches[0], setting.fabric, RECIPE)
-    losses = torch.stack([task.meta_step(batches[1], optimizer) for _ in range(15)])
+    losses = torch.stack([task.meta_step(batches[1], optimizer) for _ in range(8)])
     assert losses[-1] < losses[0]
 
 
