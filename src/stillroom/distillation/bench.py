@@ -31,6 +31,7 @@ from stillroom.distillation.methods import family_of
 from stillroom.distillation.networks import Normalisation, inputs
 from stillroom.distillation.offline._method import Convention, Method
 from stillroom.distillation.options import short_training
+from stillroom.distillation.translation.bench import translations
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import write_text_atomic
 from stillroom.reports.html import BenchReport, bench_table, measured_table, write_report
@@ -177,6 +178,8 @@ def bench(
         "compile": compile,
         "eval_every": eval_every,
     }
+    if "kt" in methods:
+        return _bench_translation(config, options, show_progress, resume, overwrite)
     images = load_data(options)
     protocol = Protocol(
         student=student,
@@ -271,6 +274,41 @@ def bench(
     return Bench(tables, result, run.path)
 
 
+def _bench_translation(
+    config: dict[str, Any], data: DataOptions, show_progress: bool, resume: bool, overwrite: bool
+) -> Bench:
+    """Compare translated blocks with others; networks and recipe are translation's own."""
+    own = config["method_options"].get("kt", {})
+    run = RunDirectory.create(
+        config["out"], config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE | {"seeds", "jobs"}
+    )
+    accuracies = translations(
+        config["seeds"],
+        data,
+        run.path / "cells",
+        options=own,
+        device=config["device"],
+        jobs=config["jobs"],
+        show_progress=show_progress,
+    )
+    report = BenchReport(
+        title=f"Blocks written by kt on {data.name}, {len(config['seeds'])} seeds",
+        accuracies=accuracies,
+        seeds=tuple(config["seeds"]),
+        baselines=("random small block", "mean of the pairs"),
+        config=config,
+        environment=environment(),
+        command=shlex.join(["stillroom", "bench", "--config", str(run.config), "--out", "NEW_DIRECTORY"]),
+        notes=["Accuracies are means over the validation networks, of blocks inserted as they are."],
+    )
+    result = {"cells": accuracies, "teachers": {}, "notes": [], "environment": environment(), "out": config["out"]}
+    table = bench_table(report)
+    run.write_result(result)
+    write_text_atomic(run.path / "table.md", markdown(table) + "\n")
+    write_report(run.report, report)
+    return Bench((table,), result, run.path)
+
+
 def _measured(
     cells: Mapping[str, Mapping[int, Mapping[str, Any]]], seeds: Sequence[int]
 ) -> dict[str, dict[str, list[float]]]:
@@ -313,6 +351,8 @@ def _check(
         raise InputError(f"seed {min(seeds)} is negative; seeds must be at least 0")
     if jobs < 1:
         raise InputError(f"jobs is {jobs}; it must be at least 1")
+    if "kt" in methods and len(methods) > 1:
+        raise InputError("kt translates weights instead of training a student; compare it in a bench of its own")
     for name in methods:
         if name != ALONE and isinstance(method := bench_method(name, own), Method):
             as_weights(weights, method)  # type: ignore[arg-type]

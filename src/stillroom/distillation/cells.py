@@ -82,8 +82,6 @@ def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> AnyMethod:
     """
     if name not in METHODS:
         raise unknown_name("method", name, [ALONE, *METHODS])
-    if family_of(name) == "translation":
-        raise InputError(f"{name} translates weights instead of training a student; stillroom distill --method {name}")
     method = method_class(name)
     options = own.get(name, {})
     for option in options:
