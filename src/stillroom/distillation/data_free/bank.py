@@ -61,9 +61,7 @@ class Bank:
 
     def __init__(self, folder: Path, *, limit: int, identity: Mapping[str, Any], resume: bool = False) -> None:
         if limit < 1:
-            raise InputError(
-                f"bank_rounds is {limit}: a bank without images has nothing to learn from; give at least 1"
-            )
+            raise InputError(f"bank_rounds is {limit}: a bank without images teaches nothing; give at least 1")
         self.folder = folder
         self.limit = limit
         self.identity = plain(identity)
