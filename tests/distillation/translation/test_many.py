@@ -17,8 +17,9 @@ from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.translation import pairs as module
 from stillroom.distillation.translation.blocks import BlockNet
+from stillroom.distillation.translation.group import orders
 from stillroom.distillation.translation.many import State, accuracies, forward, images_for, part, sgd, stack, train
-from stillroom.distillation.translation.pairs import PairOptions, Pairs, make_pairs, orders
+from stillroom.distillation.translation.pairs import PairOptions, Pairs, make_pairs
 from stillroom.errors import InputError, TrainingDivergedError
 
 SHAPE = (1, 8, 8)

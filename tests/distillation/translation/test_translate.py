@@ -62,8 +62,7 @@ def test_the_kept_epoch_is_the_best_on_held_out_images(done: Translated) -> None
 
 
 def test_a_stored_translator_writes_the_same_blocks(done: Translated) -> None:
-    translator, method = load_translator(done.out)
-    assert vars(method) == vars(METHOD)
+    translator = load_translator(done.out)
     tokens = torch.randn(2, 72, 9)
     assert torch.equal(translator(tokens), done.translator(tokens))
     assert not translator.training
@@ -81,7 +80,7 @@ def test_every_arm_starts_where_its_block_stands_and_has_a_value_for_all_steps(d
 def test_equal_starts_have_equal_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All arms see the same images: what is translated to a random block's very weights does as well as that block."""
 
-    def random_ones(translator: Translator, method: KT, networks: Mapping[str, Any]) -> Any:
+    def random_ones(translator: Translator, networks: Mapping[str, Any]) -> Any:
         device = torch.device("cpu")
         return evaluate._random_blocks(PAIRS.validation, PAIRS, 0, device)
 
@@ -108,11 +107,11 @@ def test_an_oracle_translator_is_scored_like_the_trained_small_blocks(
 
 
 def test_translation_reads_each_network_by_itself(done: Translated) -> None:
-    translator, method = load_translator(done.out)
+    translator = load_translator(done.out)
     shard = load_file(done.out / "pairs/validation-000000.safetensors")
     networks = {name.replace("large.", "block."): value for name, value in shard.items()}
-    together = translated_blocks(translator, method, networks)
-    alone = translated_blocks(translator, method, {name: value[1:] for name, value in networks.items()})
+    together = translated_blocks(translator, networks)
+    alone = translated_blocks(translator, {name: value[1:] for name, value in networks.items()})
     for name, value in alone.items():
         torch.testing.assert_close(together[name][1:], value)
 

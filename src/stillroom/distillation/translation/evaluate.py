@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stillroom.data.split import random_stream
 from stillroom.distillation.translation.blocks import BlockNet, Small
-from stillroom.distillation.translation.kt import KT
+from stillroom.distillation.translation.group import PairOptions, batches, orders
 from stillroom.distillation.translation.layout import from_tokens, to_tokens
 from stillroom.distillation.translation.many import State, accuracies, images_for, sgd, stack, train
-from stillroom.distillation.translation.pairs import PairOptions, Pairs, batches, orders
+from stillroom.distillation.translation.pairs import Pairs
 from stillroom.distillation.translation.translator import Translator
 from stillroom.errors import InputError
 from stillroom.training.progress import counting
@@ -64,11 +64,11 @@ def check_steps(steps: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def translated_blocks(translator: Translator, method: KT, networks: Mapping[str, Tensor]) -> State:
+def translated_blocks(translator: Translator, networks: Mapping[str, Tensor]) -> State:
     """Return the small blocks [G, ...] that a translator in evaluation mode writes for the networks' large blocks."""
     device = next(translator.parameters()).device
     conv1, conv2 = networks["block.conv1.weight"], networks["block.conv2.weight"]
-    written = from_tokens(translator(to_tokens(*method.arrange(conv1, conv2)).to(device)))
+    written = from_tokens(translator(to_tokens(conv1, conv2).to(device)))
     return _block(*(weight.to(conv1.device) for weight in written))
 
 
@@ -83,7 +83,6 @@ def _block(conv1: Tensor, conv2: Tensor) -> State:
 
 def compare(
     translator: Translator,
-    method: KT,
     pairs: Pairs,
     train_images: tuple[Tensor, Tensor],
     test_images: tuple[Tensor, Tensor],
@@ -101,7 +100,6 @@ def compare(
 
     Args:
         translator: In evaluation mode.
-        method: Arranges the weights for it.
         pairs: Its validation networks are used, and the small blocks of the pairs for their mean.
         train_images: Pixels [N, C, H, W] and classes [N] to train on.
         test_images: Likewise, to measure on.
@@ -120,7 +118,7 @@ def compare(
         RANDOM: _random_blocks(count, options, seed, device),
         SKIP: _block(*(torch.zeros_like(weight) for weight in mean)),
         MEAN: _block(*mean),
-        TRANSLATED: translated_blocks(translator, method, networks),
+        TRANSLATED: translated_blocks(translator, networks),
     }
     at_once = {LARGE: accuracies(networks, *test_images, group=options.group)}
     for name, block in blocks.items():

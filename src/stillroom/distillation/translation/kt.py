@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +38,7 @@ def translation_loss(output: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor
         InputError: Output and target are of different shapes.
 
     Example:
+        >>> import torch
         >>> zeros = torch.zeros(1, 3, 6, 3, 3), torch.zeros(1, 6, 3, 3, 3)
         >>> translation_loss(zeros, (zeros[0] + 1, zeros[1]))
         tensor(0.5000)
@@ -66,8 +66,6 @@ class KT:
         augmented: What masking and noise are applied to.
         mask: Share of entries set to zero, drawn anew for every batch.
         noise: Standard deviation of the noise added to every entry, drawn anew for every batch.
-        sorted_channels: Put the hidden channels of every block into one order, by the norm of their incoming weights.
-            Beyond the paper: exchanging them changes no function, but every weight.
 
     Raises:
         InputError: A value is out of its range.
@@ -124,7 +122,6 @@ class KT:
         augmented: Augmented = "inputs",
         mask: float = 0.0,
         noise: float = 0.0,
-        sorted_channels: bool = False,
     ) -> None:
         sizes = {"channels": channels, "hidden_tokens": hidden_tokens, "hidden_channels": hidden_channels}
         for name, value, least in [("layers", layers, 0), *((name, value, 1) for name, value in sizes.items())]:
@@ -142,7 +139,6 @@ class KT:
         self.augmented: Augmented = augmented
         self.mask = share("mask", mask)
         self.noise = not_negative("noise", noise)
-        self.sorted_channels = sorted_channels
 
     def build(self, planes: int) -> Translator:
         """Return an untrained translator for blocks of so many planes."""
@@ -166,15 +162,3 @@ class KT:
         if self.augmented in ("targets", "both"):
             targets = augment(targets, prob=self.mask, noise=self.noise)
         return inputs, targets
-
-    def arrange(self, conv1: Tensor, conv2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a block's weights as the translator is shown them: as they are, or with sorted hidden channels.
-
-        Shapes:
-            conv1: [B, M, P, 3, 3]. conv2: [B, P, M, 3, 3]. Both are returned in their shape.
-        """
-        if not self.sorted_channels:
-            return conv1, conv2
-        order = conv1.flatten(2).norm(dim=2).argsort(dim=1, descending=True)  # [B, M]
-        rows = torch.arange(len(order), device=order.device)[:, None]
-        return conv1[rows, order], conv2.transpose(1, 2)[rows, order].transpose(1, 2)

@@ -125,7 +125,7 @@ def train_translator(
 
     Args:
         pairs: What to learn from.
-        method: Sizes of the translator, augmentation, order of the channels.
+        method: Sizes of the translator, augmentation.
         recipe: Epochs, optimiser and learning rates; the paper's is Adam at 1e-3 with a cosine.
         seed: Seed of initial weights, order, dropout and augmentation.
         run: Where metrics and checkpoints go.
@@ -142,12 +142,12 @@ def train_translator(
         torch.manual_seed(seed)
         task = TranslationTask(method.build(pairs.large[0].shape[2]), method).to(fabric.device)
     loader = PairLoader(
-        to_tokens(*method.arrange(*pairs.large)),
-        to_tokens(*method.arrange(*pairs.small)),
+        to_tokens(*pairs.large),
+        to_tokens(*pairs.small),
         batch_size=recipe.batch_size,
         seed=seed,
     )
-    evaluate = None if held_out is None else _selection(pairs, method, held_out, group)
+    evaluate = None if held_out is None else _selection(pairs, held_out, group)
     history = fit(
         task,
         loader,
@@ -169,14 +169,12 @@ def train_translator(
     return task.translator.eval(), history, kept
 
 
-def _selection(
-    pairs: Pairs, method: KT, held_out: tuple[Tensor, Tensor], group: int
-) -> Callable[[nn.Module], dict[str, float]]:
+def _selection(pairs: Pairs, held_out: tuple[Tensor, Tensor], group: int) -> Callable[[nn.Module], dict[str, float]]:
     """Return the evaluation that chooses the epoch: accuracy of the translated blocks, in percent."""
 
     def measure(task: nn.Module) -> dict[str, float]:
         assert isinstance(task, TranslationTask)
-        blocks = translated_blocks(task.translator, method, pairs.networks)
+        blocks = translated_blocks(task.translator, pairs.networks)
         accuracy = 100 * accuracies(with_blocks(pairs.networks, blocks), *held_out, group=group).mean().item()
         task.remember(accuracy)
         return {"translated_accuracy": accuracy}

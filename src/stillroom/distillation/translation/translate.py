@@ -159,7 +159,6 @@ def translate(
     assert test is not None
     comparison = compare(
         translator,
-        method,
         made,
         (train_images.pixels, train_images.target),
         test,
@@ -231,8 +230,8 @@ def save_translator(directory: str | Path, translator: Translator, method: KT, p
     write_model(directory, translator.state_dict(), KIND, about)
 
 
-def load_translator(directory: str | Path) -> tuple[Translator, KT]:
-    """Read a stored translator, in evaluation mode, and the method whose ``arrange`` its inputs need.
+def load_translator(directory: str | Path) -> Translator:
+    """Read a stored translator, in evaluation mode.
 
     Args:
         directory: A run of :func:`translate`, or where :func:`save_translator` wrote.
@@ -249,4 +248,4 @@ def load_translator(directory: str | Path) -> tuple[Translator, KT]:
         raise InputError(f"{stored.file}: {error}") from None
     translator = method.build(fields.number("planes"))
     load_weights(translator, stored.state(), source=stored.weights)
-    return translator.eval(), method
+    return translator.eval()
