@@ -41,8 +41,8 @@ def look_ahead(
     same with ``outer(p)``, then ``∂outer(p)/∂phi`` through all of it. Nothing that is passed in changes. A parameter a
     loss does not touch has the gradient 0, so momentum and decay still move it.
 
-    The steps' graphs are kept and differentiated once; the explicit reverse pass (equation (4.6) of the specification)
-    gives the same numbers but has to evaluate every loss and its gradient again.
+    The steps' graphs are kept and differentiated once; an explicit reverse pass gives the same numbers but has to
+    evaluate every loss and its gradient again.
 
     Args:
         inner: Loss of parameters and phi.

@@ -34,9 +34,9 @@ class Projected(NamedTuple):
 class ConfidentFeatures(nn.Module):
     """The feature term of CA-MKD: ``L_F = (1/(B·K)) Σ_b Σ_k v_bk mse(r_k(resize(F_S)), F_k)_b``.
 
-    Equation (3.3) of the specification. ``v`` are the confidence weights of the answers teacher k's own head gives to
-    the student's aligned map; gradient reaches the student through the error and through ``v``. The map is resized
-    to the teacher's size from the original for every teacher: pooled where it is larger, else interpolated.
+    ``v`` are the confidence weights of the answers teacher k's own head gives to the student's aligned map; gradient
+    reaches the student through the error and through ``v``. The map is resized to the teacher's size from the original
+    for every teacher: pooled where it is larger, else interpolated.
 
     Args:
         student_channels: Channels of the student's last map.

@@ -36,7 +36,7 @@ class _WeightNetwork(nn.Module):
 
 
 class LogitWeights(_WeightNetwork):
-    """Weights of the teachers' logits, learned from all logits (equation (4.1) of the specification).
+    """Weights of the teachers' logits, learned from all logits.
 
     Args:
         classes: C.

@@ -23,7 +23,8 @@ __all__ = [
 
 Reduction = Literal["sum", "mean"]
 
-MOST_TEACHERS = 10  # gradient weights try all 3^K faces of the feasible set
+FEW_TEACHERS = 6  # up to so many, gradient weights try all 3^K faces of the feasible set
+ITERATIONS = 300  # of the projected gradient beyond
 
 
 def stack_logits(teachers: Tensor | Sequence[Tensor]) -> Tensor:
@@ -86,8 +87,8 @@ def weighted_kl(
 ) -> Tensor:
     """Return the classical distillation loss towards several teachers, each weighted per sample.
 
-    ``(1/B) Σ_b Σ_k w_bk T² KL(softmax(z_k/T) ‖ softmax(z_S/T))_b``; AVER is the weight 1/K, MMKD's (4.3) is this very
-    sum, CA-MKD's (3.2) and EBKD divide it by K once more (``reduction="mean"``).
+    ``(1/B) Σ_b Σ_k w_bk T² KL(softmax(z_k/T) ‖ softmax(z_S/T))_b``; AVER is the weight 1/K, MMKD's is this very
+    sum, CA-MKD's and EBKD's divide it by K once more (``reduction="mean"``).
 
     Args:
         student: Logits of the network that learns.
@@ -155,9 +156,9 @@ def entropy_weights(teachers: Tensor | Sequence[Tensor]) -> Tensor:
 def confidence_weights(logits: Tensor, target: Tensor) -> Tensor:
     """Weigh a teacher more the better it predicts the label: ``w_bk = (1 − softmax_k(ℓ)_bk) / (K − 1)``.
 
-    H. Zhang, D. Chen, C. Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation", ICASSP 2022, equation (3.1) of
-    the specification: ``ℓ_bk`` is the cross-entropy of teacher k on sample b. The weights of a sample sum to 1; a
-    single teacher gets the weight 1. Gradient flows to the logits if they carry any.
+    H. Zhang, D. Chen, C. Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation", ICASSP 2022. ``ℓ_bk`` is the
+    cross-entropy of teacher k on sample b. The weights of a sample sum to 1; a single teacher gets the weight 1.
+    Gradient flows to the logits if they carry any.
 
     Shapes:
         logits [K, B, C], target [B] int64 -> [B, K].
@@ -214,13 +215,14 @@ def gradient_weights(
 
 
 def least_norm_weights(gradients: Tensor, *, tolerance: float = 0.6, normalize: bool = False) -> Tensor:
-    """Return the weights of the shortest combination of gradients, exactly.
+    """Return the weights of the shortest combination of gradients.
 
-    ``w = argmin ‖Σ_k w_k g_k‖²`` with ``Σ w = 1`` and ``0 ≤ w_k ≤ tolerance`` (equation (3.5) of the specification).
-    A tolerance below 1/K is taken as 1/K. Of several optima the one nearest to equal weights is returned.
+    ``w = argmin ‖Σ_k w_k g_k‖²`` with ``Σ w = 1`` and ``0 ≤ w_k ≤ tolerance``. A tolerance below 1/K is taken as 1/K. Of
+    several optima the one nearest to equal weights is returned.
 
-    On every face of the feasible set (each weight at 0, at the tolerance, or free) the optimum is one small linear
-    system; all are solved in one batch in float64, and nothing is read on the host.
+    Up to six teachers the optimum is exact: on every face of the feasible set (each weight at 0, at the tolerance, or
+    free) it is one small linear system, and all are solved in one batch in float64. For more, 300 steps of an
+    accelerated projected gradient come close. Nothing is read on the host.
 
     Args:
         gradients: One for each teacher; they are not differentiated through.
@@ -231,24 +233,22 @@ def least_norm_weights(gradients: Tensor, *, tolerance: float = 0.6, normalize: 
         [K, D] -> [K].
 
     Raises:
-        InputError: No gradient, too many, or a tolerance that is not above 0.
+        InputError: No gradient, or a tolerance that is not above 0.
 
     Example:
         >>> least_norm_weights(torch.tensor([[1.0, 0.0], [-3.0, 0.0]]), tolerance=1.0)
         tensor([0.7500, 0.2500])
     """
-    if gradients.ndim != 2 or not 1 <= gradients.shape[0] <= MOST_TEACHERS:
-        raise InputError(
-            f"gradients must be [K, D] of 1 to {MOST_TEACHERS} teachers, not {list(gradients.shape)}; "
-            "for more of them take another way to weigh"
-        )
+    if gradients.ndim != 2 or gradients.shape[0] < 1:
+        raise InputError(f"gradients must be [K, D] of at least 1 teacher, not {list(gradients.shape)}")
     count = gradients.shape[0]
     cap = max(positive("tolerance", tolerance), 1 / count)
     exact = gradients.detach().to(torch.float32 if gradients.device.type == "mps" else torch.float64)
     lengths = torch.linalg.vector_norm(exact, dim=1).clamp(min=1e-30)
     if normalize:
         exact = exact / lengths[:, None]
-    weights = _solve(exact @ exact.T, cap)
+    solve = _solve if count <= FEW_TEACHERS else _approach
+    weights = solve(exact @ exact.T, cap)
     if normalize:
         weights = weights / lengths
         weights = weights / weights.sum()
@@ -280,3 +280,27 @@ def _solve(gram: Tensor, cap: float) -> Tensor:
     best = points.index_select(0, values.argmin()[None])[0].clamp(0, cap)
     weights: Tensor = best / best.sum()
     return weights
+
+
+def _approach(gram: Tensor, cap: float) -> Tensor:
+    """Minimise the same by Nesterov's accelerated projected gradient: for many teachers there are too many faces."""
+    count = gram.shape[0]
+    gram = gram / gram.diagonal().mean().clamp(min=1e-60) + 1e-10 * torch.eye(count).to(gram)
+    step = 1 / gram.diagonal().sum()  # at most 1 over the largest eigenvalue
+    weights = point = gram.new_full((count,), 1 / count)
+    for number in range(ITERATIONS):
+        before, weights = weights, _onto_simplex(point - step * (gram @ point), cap)
+        point = weights + number / (number + 3) * (weights - before)
+    return weights
+
+
+def _onto_simplex(point: Tensor, cap: float) -> Tensor:
+    """Return the nearest point with ``Σ w = 1, 0 ≤ w ≤ cap``: ``clamp(point − t, 0, cap)`` for the t of the right sum."""
+    # The sum falls piecewise linearly in t, with corners where an entry leaves 0 or reaches the cap.
+    corners = torch.cat((point, point - cap)).sort(descending=True).values
+    sums = (point - corners[:, None]).clamp(0, cap).sum(1)  # rises from 0 to K · cap
+    after = torch.searchsorted(sums, sums.new_ones(1), right=False).clamp(1, len(corners) - 1)
+    low, high = sums[after - 1], sums[after]
+    share = (1 - low) / (high - low).clamp(min=1e-300)
+    threshold = corners[after - 1] + share * (corners[after] - corners[after - 1])
+    return (point - threshold).clamp(0, cap)
