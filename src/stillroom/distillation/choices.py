@@ -15,7 +15,7 @@ from stillroom.training.recipe import PRESETS, Recipe, default_lr
 
 __all__ = ["NOT_FOR", "TEACHERS", "Spec", "as_method", "as_recipe", "as_teachers", "as_weights", "name_of"]
 
-# What methods learn from unless told otherwise; online methods have no teacher, and translation trains its own networks.
+# What methods learn from unless told otherwise; peers have no teacher, translation trains networks of its own.
 TEACHERS: dict[str, tuple[str, ...]] = {
     "offline": ("resnet20",),
     "multi_teacher": ("resnet20", "resnet14"),

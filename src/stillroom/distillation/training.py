@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,9 @@ from stillroom.distillation.offline.task import OfflineTask
 from stillroom.errors import InputError
 from stillroom.models.composed import ReusedClassifier
 from stillroom.reports.page import Section
-from stillroom.training.contracts import Teacher
+from stillroom.training.contracts import Loader, Teacher
 from stillroom.training.evaluate import accuracy, predictions
-from stillroom.training.loop import check_intervals, fit
+from stillroom.training.loop import Evaluate, Step, check_intervals, fit, supervised_step
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.supervised import Supervised
@@ -76,7 +75,7 @@ class Setting:
             images, batch_size=EVALUATION_BATCH, mean=self.data.mean, std=self.data.std, device=self.fabric.device
         )
 
-    def evaluate(self) -> Callable[[nn.Module], dict[str, float]]:
+    def evaluate(self) -> Evaluate:
         """Return the measurement of a task: test (and held-out) accuracy in percent and cross-entropy."""
         sets = {"test": self.data.test} | ({"holdout": self.data.holdout} if self.data.holdout is not None else {})
         loaders = {split: self.eval_loader(images) for split, images in sets.items()}
@@ -89,6 +88,44 @@ class Setting:
             }
 
         return measure
+
+    def fit(
+        self,
+        task: nn.Module,
+        loader: Loader,
+        run: RunDirectory,
+        *,
+        label: str,
+        step: Step = supervised_step,
+        evaluate: Evaluate | None = None,
+    ) -> list[dict[str, Any]]:
+        """Train a task and return its history, see :func:`stillroom.training.loop.fit`.
+
+        Args:
+            task: Is trained in place.
+            loader: Training batches.
+            run: Where metrics and checkpoints go.
+            label: What is trained, for the progress display.
+            step: One update.
+            evaluate: Measures the task; :meth:`evaluate` when not given.
+        """
+        return fit(
+            task,
+            loader,
+            self.recipe,
+            seed=self.seed,
+            run=run,
+            fabric=self.fabric,
+            evaluate=evaluate or self.evaluate(),
+            eval_every=self.eval_every,
+            resume=self.resume,
+            compile=self.compile,
+            checkpoint_every=self.checkpoint_every,
+            step=step,
+            label=label,
+            show_progress=self.show_progress,
+            tensorboard=self.tensorboard,
+        )
 
     def predict(self, model: nn.Module) -> Tensor:
         """Return a classifier's most likely class [N] for every test image, on the CPU."""
@@ -130,29 +167,10 @@ class Trained:
         return {name: best[name] for name in ("epoch", "holdout_accuracy", "test_accuracy")}
 
 
-def _fit(task: nn.Module, setting: Setting, loader: TrainLoader, run: RunDirectory, label: str) -> list[dict[str, Any]]:
-    return fit(
-        task,
-        loader,
-        setting.recipe,
-        seed=setting.seed,
-        run=run,
-        fabric=setting.fabric,
-        evaluate=setting.evaluate(),
-        eval_every=setting.eval_every,
-        resume=setting.resume,
-        compile=setting.compile,
-        checkpoint_every=setting.checkpoint_every,
-        label=label,
-        show_progress=setting.show_progress,
-        tensorboard=setting.tensorboard,
-    )
-
-
 def train_alone(network: Network, setting: Setting, run: RunDirectory, *, label: str) -> Trained:
     """Train a network on the labels with cross-entropy."""
     task = Supervised(network.model).to(setting.fabric.device)
-    history = _fit(task, setting, setting.train_loader(), run, label)
+    history = setting.fit(task, setting.train_loader(), run, label=label)
     return Trained(replace(network, model=network.model.eval()), history)
 
 
@@ -192,7 +210,7 @@ def train_distilled(
     """
     loader = setting.train_loader()
     task = _task(student, teacher, method, weights, setting, loader, teacher_classifier, temperature)
-    history = _fit(task, setting, loader, run, f"student, {method.card.name}")
+    history = setting.fit(task, loader, run, label=f"student, {method.card.name}")
     return Trained(_deployed(task, student), history)
 
 

@@ -26,7 +26,6 @@ from stillroom.reports.page import Figure, Section
 from stillroom.reports.plots import training_curves
 from stillroom.reports.tables import Column, Table
 from stillroom.training.evaluate import evaluation_mode
-from stillroom.training.loop import fit
 from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import LiveTeacher, match_classes
 
@@ -110,23 +109,7 @@ def train_from_many(
     """
     loader = setting.train_loader()
     task = _task(student, masters, method, setting, loader)
-    history = fit(
-        task,
-        loader,
-        setting.recipe,
-        seed=setting.seed,
-        run=run,
-        fabric=setting.fabric,
-        evaluate=setting.evaluate(),
-        eval_every=setting.eval_every,
-        resume=setting.resume,
-        compile=setting.compile,
-        checkpoint_every=setting.checkpoint_every,
-        step=task.step,
-        label=f"student, {method.card.name}",
-        show_progress=setting.show_progress,
-        tensorboard=setting.tensorboard,
-    )
+    history = setting.fit(task, loader, run, label=f"student, {method.card.name}", step=task.step)
     means = {master.name: history[-1][f"train_weight_{k}"] for k, master in enumerate(masters)}
     section = _teachers(task, setting, loader, history)
     network = replace(student, model=task.student.release().eval())

@@ -217,8 +217,8 @@ def gradient_weights(
 def least_norm_weights(gradients: Tensor, *, tolerance: float = 0.6, normalize: bool = False) -> Tensor:
     """Return the weights of the shortest combination of gradients.
 
-    ``w = argmin ‖Σ_k w_k g_k‖²`` with ``Σ w = 1`` and ``0 ≤ w_k ≤ tolerance``. A tolerance below 1/K is taken as 1/K. Of
-    several optima the one nearest to equal weights is returned.
+    ``w = argmin ‖Σ_k w_k g_k‖²`` with ``Σ w = 1`` and ``0 ≤ w_k ≤ tolerance``. A tolerance below 1/K is taken as 1/K.
+    Of several optima the one nearest to equal weights is returned.
 
     Up to six teachers the optimum is exact: on every face of the feasible set (each weight at 0, at the tolerance, or
     free) it is one small linear system, and all are solved in one batch in float64. For more, 300 steps of an
@@ -295,7 +295,7 @@ def _approach(gram: Tensor, cap: float) -> Tensor:
 
 
 def _onto_simplex(point: Tensor, cap: float) -> Tensor:
-    """Return the nearest point with ``Σ w = 1, 0 ≤ w ≤ cap``: ``clamp(point − t, 0, cap)`` for the t of the right sum."""
+    """Return the nearest point with ``Σ w = 1, 0 ≤ w ≤ cap``: ``clamp(point − t, 0, cap)`` with the right t."""
     # The sum falls piecewise linearly in t, with corners where an entry leaves 0 or reaches the cap.
     corners = torch.cat((point, point - cap)).sort(descending=True).values
     sums = (point - corners[:, None]).clamp(0, cap).sum(1)  # rises from 0 to K · cap

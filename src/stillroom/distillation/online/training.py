@@ -19,7 +19,7 @@ from stillroom.reports.page import Figure, Picture, Section
 from stillroom.reports.plots import training_curves
 from stillroom.reports.tables import Cell, Column, Table
 from stillroom.training.evaluate import to_device
-from stillroom.training.loop import Evaluate, fit
+from stillroom.training.loop import Evaluate
 from stillroom.training.run import RunDirectory
 
 __all__ = ["rehearse_online", "train_online"]
@@ -63,22 +63,8 @@ def train_online(
         TrainingDivergedError: The loss or a weight is not finite.
     """
     task, _ = _task(members, method, setting, branch)
-    history = fit(
-        task,
-        setting.train_loader(),
-        setting.recipe,
-        seed=setting.seed,
-        run=run,
-        fabric=setting.fabric,
-        evaluate=_evaluate(setting),
-        eval_every=setting.eval_every,
-        resume=setting.resume,
-        compile=setting.compile,
-        checkpoint_every=setting.checkpoint_every,
-        label=f"{len(members)} members, {method.card.name}",
-        show_progress=setting.show_progress,
-        tensorboard=setting.tensorboard,
-    )
+    label = f"{len(members)} members, {method.card.name}"
+    history = setting.fit(task, setting.train_loader(), run, label=label, evaluate=_evaluate(setting))
     figures = peer_figures(task, setting.eval_loader(setting.data.test), setting.fabric)
     peers = len(figures.peers)
     ensemble = task.group.release(slice(len(members) - peers, None)).eval()
