@@ -76,7 +76,9 @@ COMMANDS = {
     "online": f"--peers 3 --data.fraction 0.2 {QUICK}",
     "multi_teacher": f"--teacher resnet8 --teacher resnet14 --data.fraction 0.2 {QUICK}",
     "data_free": "--teacher resnet8 --data.fraction 0.2 --recipe.epochs 1",
-    "translation": "--data digits",
+    "translation": (
+        "--pairs.count 8 --pairs.validation 2 --pairs.epochs 1 --recipe.epochs 2 --eval_every 2 --steps 0,1"
+    ),
 }
 GUIDES = {
     "online": "online",
