@@ -1,7 +1,7 @@
 """Data-free distillation under one budget: every method gets the same number of synthesis and of student steps.
 
     python benchmarks/data_free.py mnist
-    python benchmarks/data_free.py cifar10 --rounds 40 --g_steps 100
+    python benchmarks/data_free.py cifar10 --seeds 1 --width 32
 
 `mnist` trains its teacher (resnet20) first, on the training images; no student sees them. `cifar10` takes the trained
 resnet56-jpeg and is judged on the JPEG test images. CSD spends half of its synthesis on the initial bank. Finished
@@ -134,9 +134,9 @@ def main() -> None:
     parser.add_argument("task", choices=("mnist", "cifar10"))
     parser.add_argument("--methods", nargs="*", default=[REAL, *METHODS])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--g_steps", type=int, default=60, help="steps of the synthesis per round")
-    parser.add_argument("--kd_steps", type=int, default=60, help="steps of the student per round")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--g_steps", type=int, default=200, help="steps of the synthesis per round")
+    parser.add_argument("--kd_steps", type=int, default=150, help="steps of the student per round")
     parser.add_argument("--synthesis_batch", type=int, default=100)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--width", type=int, default=64, help="of the generators; the paper's is 64")

@@ -206,6 +206,19 @@ def test_killed_in_the_initial_synthesis_the_bank_is_gone_on_with(
     assert weights_hash(again.network.model) == weights_hash(undisturbed["csd"].network.model)
 
 
+def test_images_lost_in_the_middle_of_a_round_are_not_made_for_another_student(
+    teacher: Network, setting: Setting, tmp_path: Path
+) -> None:
+    saving = replace(setting, checkpoint_every=2)
+    pupil = student(setting)
+    kill_after(pupil, 7)  # one call to size the helpers, three steps of the synthesis, two of the student
+    with pytest.raises(KilledError):
+        train_data_free(pupil, teacher, METHODS["cmi"], saving, RunDirectory(tmp_path))
+    (tmp_path / "bank" / "round-000001.safetensors").unlink()
+    with pytest.raises(InputError, match=r"round-000001.safetensors is missing"):
+        train("cmi", teacher, replace(saving, resume=True), tmp_path)
+
+
 class TestBadInput:
     def test_a_teacher_without_batch_norm(self, teacher: Network, setting: Setting) -> None:
         plain = copy.deepcopy(teacher.model)

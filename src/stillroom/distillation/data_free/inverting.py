@@ -82,10 +82,14 @@ class Studio:
                 before = (number - 1) * steps
                 self._make(number, initial=True, told=lambda step, before=before: told(before + step))  # type: ignore[misc]
 
-    def round(self, epoch: int) -> int:
-        """Make sure of an epoch's images and return the round's number."""
+    def round(self, epoch: int, *, begun: bool = False) -> int:
+        """Make sure of an epoch's images and return the round's number.
+
+        Raises:
+            InputError: The epoch has begun and its images are gone; the student that they were made for has moved on.
+        """
         number = self.method.initial_rounds + epoch
-        if number not in self.bank:
+        if number not in self.bank and not begun:
             # Only one live display fits on a terminal, and there the training's bar is up.
             show = self.show and not sys.stderr.isatty()
             label = f"synthesis of round {epoch}"
@@ -151,7 +155,7 @@ class BankLoader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of a round (counted from 1), from step ``start`` on, always the same ones."""
         studio = self.studio
-        newest = studio.round(number)
+        newest = studio.round(number, begun=start > 0)
         if start == 0:
             studio.restart_head(number)
         images = studio.bank.images(newest)
