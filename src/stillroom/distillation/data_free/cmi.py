@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from stillroom.cards import Card, Paper
 from stillroom.distillation.data_free._checks import check_bank, check_counts, check_weights
 from stillroom.distillation.data_free.bn_statistics import BNStatistics
-from stillroom.distillation.data_free.generator import reinitialise
 from stillroom.distillation.data_free.inversion import Answer, Look, Made, Scene, from_generator, synthesis_loss
 from stillroom.losses.checks import full_precision, positive
 
@@ -247,9 +246,7 @@ class CMI:
     def synthesise(self, scene: Scene, *, initial: bool) -> Made:
         """Make the images of one round; projection and optimiser come from the round before, features from all."""
         device, width = scene.target.device, scene.statistics.width
-        head = ProjectionHead(width, self.head_size)
-        reinitialise(head, scene.generator)
-        head.to(device)
+        head = ProjectionHead(width, self.head_size).to(device)
         adam = torch.optim.Adam(head.parameters(), lr=self.lr_g, betas=(0.5, 0.999))
         if scene.state:
             _restore(head, adam, scene.state)

@@ -113,6 +113,7 @@ class Studio:
         own = [self.device] if self.device.type == "cuda" else []
         # Modules draw from the global generators when they are made; a resumed run, which only reads, draws nothing.
         with fixed(*networks), self.statistics, torch.enable_grad(), torch.random.fork_rng(own):
+            torch.manual_seed(generator.initial_seed())
             made = self.method.synthesise(
                 Scene(
                     teacher=lambda images: through(task.teacher, images).logits,

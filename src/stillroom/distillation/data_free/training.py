@@ -64,9 +64,8 @@ def rehearse_data_free(student: Network, teacher: Network, method: Method, setti
         InputError: The teacher has no BatchNorm statistics and the method needs them, the images are not square or of
             a side not divisible by 4, classes or shapes do not fit, or the bank cannot fill a batch.
     """
-    task = _task(twin(student), twin(teacher), method, setting)
+    _task(twin(student), twin(teacher), method, setting)
     if not isinstance(method, DAFL | ZSKT):
-        BNStatistics(task.teacher.model, method.card.name)
         first = (min(method.initial_rounds, method.bank_rounds - 1) + 1) * method.synthesis_batch
         if first < setting.recipe.batch_size:
             raise InputError(
@@ -175,6 +174,8 @@ def _task(student: Network, teacher: Network, method: Method, setting: Setting) 
     channels, height, width = data.shape
     if height != width:
         raise InputError(f"{name} makes square images and {data.name} has {height}×{width}; set data.image_size")
+    if not isinstance(method, DAFL | ZSKT):
+        BNStatistics(teacher.model, name)  # refuses a teacher that has none
     wanted = {"stages"} if method.feature_weight > 0 else set()
     pooled = {"pooled"} if method.customises else set()
     reads = {"pooled"} if isinstance(method, DAFL) else set()
