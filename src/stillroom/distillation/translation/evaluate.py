@@ -120,13 +120,16 @@ def compare(
         MEAN: _block(*mean),
         TRANSLATED: translated_blocks(translator, networks),
     }
-    at_once = {LARGE: accuracies(networks, *test_images, group=options.group)}
-    for name, block in blocks.items():
-        at_once[name] = accuracies(with_blocks(networks, block), *test_images, group=options.group)
+    inserted = {LARGE: networks} | {name: with_blocks(networks, block) for name, block in blocks.items()}
+    at_once = {}
+    with counting("blocks as they are", len(inserted), show=show_progress) as tell:
+        for done, (name, state) in enumerate(inserted.items(), 1):
+            at_once[name] = accuracies(state, *test_images, group=options.group)
+            tell(done)
     groups = [slice(first, first + options.group) for first in range(0, count, options.group)]
     arms = list(itertools.product(STARTS, LOSSES))
     after: dict[tuple[str, str], Tensor] = {}
-    with counting("training on", len(arms) * len(groups), show=show_progress) as tell:
+    with counting("blocks trained on", len(arms) * len(groups), show=show_progress) as tell:
         for number, (start, loss) in enumerate(arms):
             parts = []
             for done, chosen in enumerate(groups, 1):
