@@ -63,13 +63,13 @@ CLASSES, BATCH, SAMPLES = 10, 16, 64
 ALSO = {"semckd": "--recipe.clip_norm 5 ", "cc": "--recipe.clip_norm 5 "}
 QUICK = "--recipe.epochs 1 --no_baseline"
 # Small numbers for methods whose paper means hours.
-BRIEFLY = " --method.kd_steps 5 --method.g_steps 5 --method.synthesis_batch 32"
+BRIEFLY = " --method.kd_steps 5 --method.g_steps 5 --method.synthesis_batch 64"
 SMALL = {
     "csd": f"{BRIEFLY} --method.initial_rounds 1 --method.initial_g_steps 5",
     "cmi": f"{BRIEFLY} --method.memory 64 --method.negatives 16",
     "deepinversion": BRIEFLY,
-    "dafl": " --method.ep_steps 5 --method.synthesis_batch 32",
-    "zskt": " --method.ep_steps 5 --method.synthesis_batch 32",
+    "dafl": " --method.ep_steps 5 --method.synthesis_batch 64",
+    "zskt": " --method.ep_steps 5 --method.synthesis_batch 64",
 }
 # A command of a few seconds for a method of each family, and the guide that says more.
 COMMANDS = {
