@@ -31,23 +31,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--student", default="resnet8")
-    parser.add_argument("--fraction", type=float, default=0.04, help="share of the 50,000 training images")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--fraction", type=float, default=0.03, help="share of the 50,000 training images")
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--groups", default="without,with", help="the corrupted teacher")
     asked = parser.parse_args()
     root = data_root()
     if root is None:
         sys.exit("no data sets here: name their folder in STILLROOM_DATA")
     folder = root / "cifar10-resnets"
     teachers = [f"{name.removesuffix('-jpeg')}_a@{folder / name}.safetensors" for name in TEACHERS]
-    data = DataOptions(name="cifar10", fraction=asked.fraction)
+    # As many views as epochs: nothing repeats, and methods on logits share what the teachers said of them.
+    data = DataOptions(name="cifar10", fraction=asked.fraction, views=asked.epochs)
     bad = asked.out / "corrupted"
     if not (bad / "model.json").is_file():
         network = corrupted(load_network(teachers[0], load_data(data), normalisation="imagenet"), seed=0)
         save_model(bad, network.model, network.card)
     recipe = replace(PRESETS["quick"], epochs=asked.epochs)
-    for name, group in (("without", teachers), ("with", [*teachers, str(bad)])):
+    groups = {"without": teachers, "with": [*teachers, str(bad)]}
+    for name in asked.groups.split(","):
+        group = groups[name]
         place = asked.out / name
         done = bench(
             methods=asked.methods.split(","),
@@ -57,6 +61,7 @@ def main() -> None:
             data=data,
             recipe=recipe,
             teacher_normalisation="imagenet",
+            teacher_cache=str(asked.out / "cache"),
             out=place,
             resume=place.is_dir(),
         )
