@@ -22,7 +22,8 @@ from stillroom.data.images import ImageData
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.choices import as_weights
-from stillroom.distillation.course import Course, check_teachers, without_training_images
+from stillroom.distillation.course import Course, check_teachers
+from stillroom.distillation.data_free.training import as_teacher_sees
 from stillroom.distillation.distill import new_students
 from stillroom.distillation.methods import METHODS, AnyMethod, family_of, method_class
 from stillroom.distillation.networks import Network, Normalisation, load_network, new_network, to_be_trained
@@ -139,7 +140,7 @@ def _course(
     masters = list(teachers if family == "multi_teacher" else teachers[:1] if family != "online" else [])
     check_teachers(method, len(masters))
     if family == "data_free":
-        setting = replace(setting, data=without_training_images(setting.data, masters[0]))
+        setting = as_teacher_sees(setting, masters[0])
     # Methods that read feature maps keep the live teacher.
     cached = protocol.teacher_cache is not None and family != "data_free" and masters and method.signals <= {"pooled"}  # type: ignore[attr-defined]
     course = Course(

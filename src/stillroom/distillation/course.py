@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from stillroom.data.images import ImageData, TensorImages
 from stillroom.distillation.cache import cached_teacher
 from stillroom.distillation.data_free.training import rehearse_data_free, train_data_free
 from stillroom.distillation.methods import Family, family_of
@@ -24,7 +23,7 @@ from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import Precision, match_classes
 from stillroom.training.teacher_cache import cacheable_views, check_cacheable
 
-__all__ = ["Course", "check_teachers", "without_training_images"]
+__all__ = ["Course", "check_teachers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +165,3 @@ def check_teachers(method: Any, count: int) -> None:
     if family in ("offline", "data_free") and count != 1:
         more = "; for several take camkd, mmkd, aekd, ebkd, aver or fitnet_mkd" if count else ""
         raise InputError(f"{name} learns from one teacher, not {count}{more}")
-
-
-def without_training_images(data: ImageData, teacher: Network) -> ImageData:
-    """Return the data as a data-free method may see them: test images only, normalised for the teacher."""
-    empty = TensorImages(torch.empty(0, *data.shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    return replace(data, train=empty, holdout=None, mean=teacher.card.mean, std=teacher.card.std)

@@ -16,7 +16,8 @@ from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
 from stillroom.distillation.choices import NOT_FOR, Spec, as_method, as_recipe, as_teachers, as_weights, name_of
 from stillroom.distillation.compare import ALONE, DISTILLED, compare, curves, notes, title
-from stillroom.distillation.course import Course, without_training_images
+from stillroom.distillation.course import Course
+from stillroom.distillation.data_free.training import as_teacher_sees
 from stillroom.distillation.methods import AnyMethod, family_of
 from stillroom.distillation.networks import (
     Network,
@@ -183,20 +184,6 @@ def distill(
     images = load_data(options)
     fabric = make_fabric(device, precision)
     trains_first = [to_be_trained(spec, teacher_epochs) for spec in teachers]
-    with torch.random.fork_rng():
-        # Networks are created before anything is written: a wrong name leaves no half-made run behind.
-        torch.manual_seed(seed)
-        if family == "data_free":
-            masters = _masters(teachers, trains_first, images, teacher_taps, teacher_normalisation)
-            seen = without_training_images(images, masters[0])
-            students = new_students(student, seen, taps=student_taps)
-        else:
-            students, seen = (
-                new_students(student, images, peers if family == "online" else 1, taps=student_taps),
-                images,
-            )
-            masters = _masters(teachers, trains_first, images, teacher_taps, teacher_normalisation)
-    alike = twin(students[0])  # the student alone starts from the very weights the distilled one starts from
     setting = Setting(
         data=images,
         recipe=recipe,
@@ -210,6 +197,18 @@ def distill(
         show_progress=show_progress,
         tensorboard=tensorboard,
     )
+    with torch.random.fork_rng():
+        # Networks are created before anything is written: a wrong name leaves no half-made run behind.
+        torch.manual_seed(seed)
+        if family == "data_free":
+            masters = _masters(teachers, trains_first, images, teacher_taps, teacher_normalisation)
+            seen = as_teacher_sees(setting, masters[0]).data
+            students = new_students(student, seen, taps=student_taps)
+        else:
+            seen = images
+            students = new_students(student, seen, peers if family == "online" else 1, taps=student_taps)
+            masters = _masters(teachers, trains_first, images, teacher_taps, teacher_normalisation)
+    alike = twin(students[0])  # the student alone starts from the very weights the distilled one starts from
     course = Course(
         method=chosen,
         setting=replace(setting, data=seen),

@@ -115,7 +115,7 @@ class BNStatistics:
         self._inputs = [None] * len(self.layers)
 
     def loss(self) -> Tensor:
-        """Return (5.1) summed over the layers, for the last forward pass."""
+        """Return the distance summed over the layers, for the last forward pass."""
         terms = []
         for layer, x in zip(self.layers, self._last(), strict=True):
             assert layer.running_mean is not None

@@ -61,7 +61,7 @@ class LogitWeights(_WeightNetwork):
 
 
 class FeatureWeights(_WeightNetwork):
-    """Weights of the teachers' maps, learned from the similarities within the batch (equation (4.2)).
+    """Weights of the teachers' maps, learned from the similarities within the batch.
 
     Row b of the input holds the inner products of sample b with all samples, once by every teacher's map and once by
     the student's. The first layer fixes the batch size.
@@ -102,7 +102,7 @@ def gram_rows(feature_map: Tensor, *, normalize: bool = False) -> Tensor:
 
 
 class MatchFeatures(nn.Module):
-    """Errors between the student's aligned map and every teacher's (equation (4.4) without the weights).
+    """Errors between the student's aligned map and every teacher's without the weights.
 
     The larger map of a pair is pooled to the smaller one's size; the aligner stands behind the student's.
 
@@ -140,7 +140,7 @@ class Matching(nn.Module):
     Args:
         student: Signals of the student on a sample batch.
         teachers: Signals of the teachers on it.
-        temperature: T of the logit loss (4.3), in which the weights sum to 1 and nothing is divided by K.
+        temperature: T of the logit loss, in which the weights sum to 1 and nothing is divided by K.
         factor: Of the weight networks' hidden layers.
         normalize_gram: See :func:`gram_rows`.
     """
