@@ -93,10 +93,12 @@ class Bank:
             self.folder.mkdir(parents=True, exist_ok=True)
         if state:  # first, so that a round that is there has its state
             self._write(self._file("state", number), state, {})
-        tensors = {"images": made.images, "target": made.target}
+        # Seconds as a number of fixed length: two runs that differ in nothing else have files of one size.
+        seconds = torch.tensor(made.seconds, dtype=torch.float64)
+        tensors = {"images": made.images, "target": made.target, "seconds": seconds}
         if made.rows is not None:
             tensors["rows"] = made.rows
-        self._write(self._file("round", number), tensors, {"parts": dict(made.parts), "seconds": made.seconds})
+        self._write(self._file("round", number), tensors, {"parts": dict(made.parts)})
         with output_errors(self.folder):
             for kind, kept in (("round", self.limit + 1), ("state", _STATES)):
                 for file in self.folder.glob(f"{kind}-*.safetensors"):
@@ -115,7 +117,7 @@ class Bank:
             tensors, about = self._load(self._file("round", number))
             try:
                 self._read[number] = Round(
-                    tensors["images"], tensors["target"], about["parts"], about["seconds"], tensors.get("rows")
+                    tensors["images"], tensors["target"], about["parts"], tensors["seconds"].item(), tensors.get("rows")
                 )
             except KeyError as error:
                 raise self._damaged(number, error) from error
