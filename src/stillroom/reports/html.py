@@ -132,7 +132,7 @@ def _with_unit(title: str, unit: str) -> str:
 def headline(models: Sequence[ModelRow]) -> str:
     """Say in a sentence or two what the distillation brought; models as in :class:`Report`."""
     *others, distilled = models
-    teachers = [model for model in others if model.name.startswith("teacher")]
+    teachers = _teachers(others)
     said = f"The distilled student reaches {100 * distilled.accuracy:.2f} %"
     if teachers:
         teacher = max(teachers, key=lambda model: model.accuracy)
@@ -150,6 +150,10 @@ def headline(models: Sequence[ModelRow]) -> str:
         else:
             said += f" That is {abs(points):.2f} points {'above' if points > 0 else 'below'} the same student alone."
     return said
+
+
+def _teachers(models: Sequence[ModelRow]) -> list[ModelRow]:
+    return [model for model in models if model.name.startswith("teacher")]
 
 
 def _times(before: float, after: float, less: str, more: str, what: str) -> str:
@@ -282,7 +286,7 @@ def _distill_content(report: Report) -> dict[str, Any]:
         "curves": plots.training_curves(report.curves) if report.curves else "",
         "sections": report.sections,
         "changes": None if report.changes is None else _changes_content(report.changes),
-        "teacher": "best teacher" if sum(model.name.startswith("teacher") for model in report.models) > 1 else "teacher",
+        "teacher": "best teacher" if len(_teachers(report.models)) > 1 else "teacher",
     }
 
 

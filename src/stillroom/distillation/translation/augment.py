@@ -9,7 +9,7 @@ __all__ = ["add_noise", "augment", "mask_entries"]
 
 
 def mask_entries(weights: Tensor, draw: Tensor, *, prob: float) -> Tensor:
-    """Set every entry whose draw exceeds ``1 − prob`` to zero, equation (6.5) of Knowledge Translation.
+    """Set every entry whose draw exceeds ``1 − prob`` to zero, as Knowledge Translation masks weights.
 
     Args:
         weights: What to mask.
@@ -27,7 +27,7 @@ def mask_entries(weights: Tensor, draw: Tensor, *, prob: float) -> Tensor:
 
 
 def add_noise(weights: Tensor, draw: Tensor, *, noise: float) -> Tensor:
-    """Return ``weights + noise · draw``, equation (6.5) of Knowledge Translation.
+    """Return ``weights + noise · draw``, as Knowledge Translation adds noise to weights.
 
     Args:
         weights: What to perturb.

@@ -21,7 +21,7 @@ Augmented = Literal["inputs", "targets", "both"]
 def translation_loss(output: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
     """Return the mean squared error of both convolutions' weights, each convolution counting half.
 
-    Equation (6.4) of W. Sun et al., "Knowledge Translation: A New Pathway for Model Compression", 2024:
+    W. Sun et al., "Knowledge Translation: A New Pathway for Model Compression", 2024:
     ``½ (mse(conv1) + mse(conv2))``.
 
     Args:

@@ -15,7 +15,7 @@ __all__ = ["from_tokens", "to_tokens"]
 def to_tokens(conv1: Tensor, conv2: Tensor) -> Tensor:
     """Return one token a kernel: first those of ``conv1``, then those of ``conv2``, output channel by output channel.
 
-    Equation (6.1) of Knowledge Translation: token ``out · inputs + in``, channel ``row · 3 + column``. Both blocks are
+    As Knowledge Translation lays them out: token ``out · inputs + in``, channel ``row · 3 + column``. Both blocks are
     laid out in this way: a large one of 6 planes has 72 tokens, a small one 36.
 
     Args:
@@ -47,7 +47,7 @@ def to_tokens(conv1: Tensor, conv2: Tensor) -> Tensor:
 
 
 def from_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two convolutions of a small block from its tokens, equation (6.3) of Knowledge Translation.
+    """Return the two convolutions of a small block from its tokens, laid out as by Knowledge Translation.
 
     Args:
         tokens: One token a kernel; P planes are read off their number, P².

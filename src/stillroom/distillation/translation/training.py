@@ -78,7 +78,7 @@ class TranslationTask(nn.Module):
         self.best: dict[str, Any] | None = None  # epoch, accuracy and weights
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, equation (6.4), of one batch of augmented pairs."""
+        """Return the loss of one batch of augmented pairs."""
         inputs, targets = self.method.augment(batch.images, batch.target)
         return {"loss": translation_loss(from_tokens(self.translator(inputs)), from_tokens(targets))}
 

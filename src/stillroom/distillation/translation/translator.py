@@ -35,7 +35,7 @@ class _Mixing(nn.Module):
 class Translator(nn.Module):
     """Reads the weights of a large block, writes those of a small one.
 
-    Equation (6.2) of W. Sun et al., "Knowledge Translation", 2024: ``W₁`` from 9 to ``channels``; ``layers`` times
+    W. Sun et al., "Knowledge Translation", 2024: ``W₁`` from 9 to ``channels``; ``layers`` times
     token mixing, then channel mixing, both residual with LayerNorm in front and an exact GELU in between; LayerNorm and
     an MLP over the tokens from 72 to 36; ``W₂`` back to 9. ``W₁`` and ``W₂`` are left out when ``channels`` is 9.
 
