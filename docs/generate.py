@@ -301,10 +301,10 @@ def page(name: str) -> str:
     if family_of(name) == "offline":
         parts += offline(kind, module)
     else:
-        guide = GUIDES[family_of(name)]
+        guide, command = GUIDES[family_of(name)], COMMANDS[family_of(name)] + SMALL.get(name, "")
         parts += [
             "## On the command line",
-            f"```bash\nstillroom distill --method {name} {COMMANDS[family_of(name)]}{SMALL.get(name, '')} --out runs/{name}\n```",
+            f"```bash\nstillroom distill --method {name} {command} --out runs/{name}\n```",
             f"[The guide](../guide/{guide}.md) shows more.",
         ]
     if card.ledger:
