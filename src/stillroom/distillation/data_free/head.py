@@ -27,7 +27,7 @@ class AuxiliaryHead(nn.Module):
 
     Example:
         >>> import torch
-        >>> AuxiliaryHead(8, 10)(torch.randn(2, 8)).norm(dim=1).tolist()
+        >>> [round(norm, 3) for norm in AuxiliaryHead(8, 10)(torch.randn(2, 8)).norm(dim=1).tolist()]
         [1.0, 1.0]
     """
 
