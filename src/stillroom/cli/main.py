@@ -11,7 +11,7 @@ from stillroom import __version__
 from stillroom.errors import FailureError, InputError, unknown_name
 
 VERBS = {
-    "distill": "train a small classifier from a large one and compare the two",
+    "distill": "train a small classifier from a teacher, several, peers or no data, and compare",
     "bench": "methods × seeds: a table with confidence intervals and paired differences",
     "methods": "list the methods with their papers, defaults and ledgers",
     "export": "write a trained model as safetensors, ONNX or torch.export and check each file",
