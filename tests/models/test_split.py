@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from stillroom.errors import InputError
 from stillroom.models.create import create_model
 from stillroom.models.split import split
+from stillroom.models.taps import find_taps
 
 CUTS = [
     ("resnet8", "layer2"),
@@ -30,16 +32,13 @@ CUTS = [
 
 
 def last_stage(network: nn.Module) -> str:
-    from stillroom.models.taps import find_taps
-
     return find_taps(network, torch.zeros(2, 3, 32, 32)).stages[-1]
 
 
 @pytest.mark.parametrize(("name", "at"), CUTS)
 def test_the_halves_answer_as_the_whole_and_train_it(name: str, at: str | None) -> None:
     if "vit_b_16" in name:
-        pytest.importorskip("torchvision")
-        network: nn.Module = __import__("torchvision").models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)
+        network: nn.Module = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)
         at = "encoder.layers.encoder_layer_0"
     else:
         network = create_model(name, num_classes=5, in_channels=3, image_size=32)

@@ -24,6 +24,7 @@ def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
         >>> shift(torch.ones(1, 1, 2, 2), torch.tensor([1]), torch.tensor([0])).flatten().tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
+    # Not data.augment.crop: its backward pass would fill every window of every image.
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) - down[:, None]
     columns = torch.arange(width, device=images.device) - right[:, None]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.cards import Card
+from stillroom.distillation.multi_teacher.weights import Reduction, stack_logits, weighted_kl
 from stillroom.distillation.offline._method import Signal
 from stillroom.losses.checks import check_target, full_precision, not_negative, positive
 from stillroom.losses.weighted import weighted_sum
@@ -39,6 +40,7 @@ class ManyTeachers(nn.Module):
     card: ClassVar[Card]
     signals: ClassVar[frozenset[Signal]] = frozenset()
     needs_heads: ClassVar[bool] = False
+    reduction: ClassVar[Reduction] = "sum"  # "mean" divides the distillation term by the number of teachers once more
     warmup_epochs: int = 0
 
     def __init__(self, *, temperature: float, gamma: float, alpha: float, beta: float = 0.0) -> None:
@@ -67,8 +69,14 @@ class ManyTeachers(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define weigh")
 
     def forward(self, student: Signals, teachers: Sequence[Signals], target: Tensor) -> dict[str, Tensor]:
-        """Return ``{"loss": objective, ...}``; the other entries are detached scalar parts for the log."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
+        """Return ``{"loss": objective, ...}``; the other entries are detached scalar parts for the log.
+
+        Here for methods on logits alone; those that read maps have their own.
+        """
+        logits = stack_logits([teacher.logits for teacher in teachers])
+        weights = self.weigh(student.logits, logits, target)
+        kd = weighted_kl(student.logits, logits, weights, temperature=self.temperature, reduction=self.reduction)
+        return self.objective(student, target, kd, weights)
 
     def objective(
         self, student: Signals, target: Tensor, kd: Tensor, weights: Tensor, feature: Tensor | None = None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.distillation.multi_teacher._method import ManyTeachers
-from stillroom.distillation.multi_teacher.weights import gradient_weights, stack_logits, weighted_kl
+from stillroom.distillation.multi_teacher.weights import gradient_weights
 from stillroom.losses.checks import positive
-from stillroom.models.signals import Signals
 
 __all__ = ["AEKD"]
 
@@ -78,10 +76,3 @@ class AEKD(ManyTeachers):
         return gradient_weights(
             student, teachers, temperature=self.temperature, tolerance=self.tolerance, normalize=self.normalize
         )
-
-    def forward(self, student: Signals, teachers: Sequence[Signals], target: Tensor) -> dict[str, Tensor]:
-        """Return the objective and its parts."""
-        logits = stack_logits([teacher.logits for teacher in teachers])
-        weights = self.weigh(student.logits, logits, target)
-        kd = weighted_kl(student.logits, logits, weights, temperature=self.temperature)
-        return self.objective(student, target, kd, weights)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from stillroom.cards import Card, Paper
 from stillroom.distillation.multi_teacher._method import ManyTeachers
-from stillroom.distillation.multi_teacher.weights import stack_logits, uniform_weights, weighted_kl
-from stillroom.models.signals import Signals
+from stillroom.distillation.multi_teacher.weights import uniform_weights
 
 __all__ = ["AVER"]
 
@@ -47,10 +45,3 @@ class AVER(ManyTeachers):
     def weigh(self, student: Tensor, teachers: Tensor, target: Tensor) -> Tensor:
         """Return 1/K everywhere."""
         return uniform_weights(teachers)
-
-    def forward(self, student: Signals, teachers: Sequence[Signals], target: Tensor) -> dict[str, Tensor]:
-        """Return the objective and its parts."""
-        logits = stack_logits([teacher.logits for teacher in teachers])
-        weights = self.weigh(student.logits, logits, target)
-        kd = weighted_kl(student.logits, logits, weights, temperature=self.temperature)
-        return self.objective(student, target, kd, weights)

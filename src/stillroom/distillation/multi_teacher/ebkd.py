@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.distillation.multi_teacher._method import ManyTeachers
-from stillroom.distillation.multi_teacher.weights import entropy_weights, stack_logits, weighted_kl
-from stillroom.models.signals import Signals
+from stillroom.distillation.multi_teacher.weights import Reduction, entropy_weights
 
 __all__ = ["EBKD"]
 
@@ -54,16 +52,11 @@ class EBKD(ManyTeachers):
         ),
     )
 
+    reduction: ClassVar[Reduction] = "mean"
+
     def __init__(self, *, temperature: float = 4.0, gamma: float = 1.0, alpha: float = 1.0) -> None:
         super().__init__(temperature=temperature, gamma=gamma, alpha=alpha)
 
     def weigh(self, student: Tensor, teachers: Tensor, target: Tensor) -> Tensor:
         """Return the weights by entropy, which sum to K − 1 for every sample."""
         return entropy_weights(teachers)
-
-    def forward(self, student: Signals, teachers: Sequence[Signals], target: Tensor) -> dict[str, Tensor]:
-        """Return the objective and its parts."""
-        logits = stack_logits([teacher.logits for teacher in teachers])
-        weights = self.weigh(student.logits, logits, target)
-        kd = weighted_kl(student.logits, logits, weights, temperature=self.temperature, reduction="mean")
-        return self.objective(student, target, kd, weights)
