@@ -1,0 +1,181 @@
+"""Account-aware distribution discrepancy (ADD): how far a window of queries is from the training data, class by class.
+
+J.-P. Mei, W. Zhang, J. Chen, X. Zhang, T. Zhu, "Defense Against Model Stealing Based on Account-Aware Distribution
+Discrepancy", AAAI 2025 (arXiv:2503.12497).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.defense.contracts import Floats, Ints
+from stillroom.errors import InputError
+
+__all__ = ["Reference", "WindowScore", "class_distances", "fit_reference", "frechet_distance", "window_score"]
+
+LARGEST = 4 * 2**30  # bytes of covariances
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A multivariate normal for every class, fitted on the features of the training data.
+
+    Shapes:
+        mean: [C, d], float64.
+        cov: [C, d, d], float64, with divisor N (not N - 1).
+    """
+
+    mean: Floats
+    cov: Floats
+
+    def __post_init__(self) -> None:
+        classes, width = self.mean.shape
+        if self.cov.shape != (classes, width, width):
+            raise InputError(f"covariances of shape {self.cov.shape} do not fit means of shape {self.mean.shape}")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.cov).all()):
+            raise InputError("the reference holds numbers that are not finite; fit it again")
+
+
+def fit_reference(
+    features: NDArray[np.floating], labels: NDArray[np.integer], num_classes: int, *, shrinkage: float = 0.0
+) -> Reference:
+    """Fit the class-wise normals.
+
+    Args:
+        features: Of the training images without augmentation, network in evaluation mode.
+        labels: True classes.
+        num_classes: Classes there are; each needs at least one sample.
+        shrinkage: Move each covariance by this share towards ``trace / d`` times the identity; the paper does not.
+
+    Shapes:
+        features: [N, d]. labels: [N].
+
+    Raises:
+        InputError: A class has no sample, a label or a feature is impossible, or ``shrinkage`` is outside 0..1.
+
+    Example:
+        >>> fit_reference(np.array([[0.0], [2.0], [5.0]]), np.array([0, 0, 1]), 2).cov.ravel().tolist()
+        [1.0, 0.0]
+    """
+    if not 0.0 <= shrinkage <= 1.0:
+        raise InputError(f"shrinkage is {shrinkage}; it must lie in 0..1")
+    samples = np.asarray(features, np.float64)
+    width = samples.shape[1]
+    if num_classes * width * width * 8 > LARGEST:
+        raise InputError(
+            f"{num_classes} covariances of {width} features take more than 4 GiB; guard a network with fewer features"
+        )
+    _check(samples, np.asarray(labels, np.int64), num_classes)
+    mean = np.empty((num_classes, width))
+    cov = np.empty((num_classes, width, width))
+    for c in range(num_classes):
+        own = samples[labels == c]
+        if len(own) == 0:
+            raise InputError(f"class {c} has no training sample; the reference needs one of every class")
+        mean[c] = own.mean(0)
+        centred = own - mean[c]
+        cov[c] = centred.T @ centred / len(own)
+        if shrinkage:
+            cov[c] = (1 - shrinkage) * cov[c] + shrinkage * np.trace(cov[c]) / width * np.eye(width)
+    return Reference(mean, cov)
+
+
+def frechet_distance(mu1: Floats, sigma1: Floats, mu2: Floats, sigma2: Floats) -> float:
+    """Return the squared Fréchet (2-Wasserstein) distance of two normals.
+
+    ``|mu1 - mu2|² + tr(sigma1) + tr(sigma2) - 2 tr((sigma1 sigma2)^½)``, where the last trace is that of the symmetric
+    ``(sigma1^½ sigma2 sigma1^½)^½``: two symmetric eigenproblems, no root of a matrix that is not symmetric.
+
+    Shapes:
+        mu1, mu2: [d]. sigma1, sigma2: [d, d], symmetric, positive semi-definite.
+
+    Example:
+        >>> frechet_distance(np.zeros(2), np.eye(2), np.array([3.0, 0.0]), 4 * np.eye(2))
+        11.0
+    """
+    values, vectors = np.linalg.eigh(sigma1)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ sigma2 @ root).clip(0)).sum()
+    return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * cross)
+
+
+def class_distances(reference: Reference, features: NDArray[np.floating], classes: Ints) -> tuple[Ints, Floats]:
+    """Return how often each class was predicted in a window, and its squared Fréchet distance (NaN when absent).
+
+    With the centred features X [n_c, d] of a class, the eigenvalues of ``Sigma_c S_c`` that are not zero are those of
+    ``X Sigma_c X^T / n_c``: a symmetric problem of the size of the window, which needs no decomposition of [d, d].
+
+    Shapes:
+        features: [n, d]. classes: [n], predicted. Returns [C] and [C].
+
+    Raises:
+        InputError: The window is empty, a feature is not finite, or a class is outside 0..C-1.
+    """
+    num_classes = len(reference.mean)
+    _check(features, classes, num_classes)
+    order = np.argsort(classes, kind="stable")
+    points, owner = np.asarray(features, np.float64)[order], classes[order]
+    counts = np.bincount(classes, minlength=num_classes)
+    present = np.flatnonzero(counts)
+    n = counts[present]
+    starts = np.concatenate(([0], np.cumsum(n)[:-1]))
+    means = np.add.reduceat(points, starts) / n[:, None]
+    centred = points - means.repeat(n, 0)
+    spread = np.add.reduceat(np.einsum("nd,nd->n", centred, centred), starts) / n
+    apart = ((reference.mean[present] - means) ** 2).sum(1)
+    found = apart + np.trace(reference.cov[present], axis1=1, axis2=2) + spread
+    several = np.flatnonzero(n > 1)
+    if len(several):
+        # One batched eigenproblem: rows and columns of zeros that fill up smaller classes add eigenvalues of zero.
+        gram = np.zeros((len(several), n.max(), n.max()))
+        for row, k in enumerate(several):
+            own = centred[starts[k] : starts[k] + n[k]]
+            gram[row, : n[k], : n[k]] = own @ reference.cov[present[k]] @ own.T / n[k]
+        found[several] -= 2 * np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum(1)
+    distances = np.full(num_classes, np.nan)
+    distances[owner[starts]] = found
+    return counts, distances
+
+
+class WindowScore(NamedTuple):
+    """The score of a window, with its evidence.
+
+    Shapes:
+        counts: [C], queries by predicted class. distances: [C], NaN for a class that was not predicted.
+    """
+
+    score: float
+    counts: Ints
+    distances: Floats
+
+
+def window_score(reference: Reference, features: NDArray[np.floating], classes: Ints) -> WindowScore:
+    """Score a window: the mean of its class distances, weighted by how often each class was predicted.
+
+    Shapes:
+        features: [n, d]. classes: [n], predicted.
+
+    Raises:
+        InputError: See :func:`class_distances`.
+
+    Example:
+        >>> reference = fit_reference(np.array([[0.0], [2.0], [5.0]]), np.array([0, 0, 1]), 2)
+        >>> window_score(reference, np.array([[0.0], [2.0], [9.0]]), np.array([0, 0, 1])).score
+        5.333333333333333
+    """
+    counts, distances = class_distances(reference, features, classes)
+    seen = counts > 0
+    return WindowScore(float(counts[seen] @ distances[seen] / len(classes)), counts, distances)
+
+
+def _check(features: NDArray[np.floating], classes: Ints, num_classes: int) -> None:
+    if len(classes) == 0 or len(features) != len(classes):
+        raise InputError(f"{len(features)} features and {len(classes)} classes; give as many of both, at least one")
+    if not np.isfinite(features).all():
+        raise InputError("a feature is not finite")
+    if classes.min() < 0 or classes.max() >= num_classes:
+        raise InputError(f"a class lies outside 0..{num_classes - 1}")

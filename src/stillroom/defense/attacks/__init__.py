@@ -1,0 +1,1 @@
+"""Attacks on classifiers one owns, to measure what a defence is worth."""
