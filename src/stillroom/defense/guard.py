@@ -1,0 +1,111 @@
+"""A fitted guard: what the detector compares with, and the threshold that was calibrated for it, in one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from stillroom.defense.add import Reference
+from stillroom.defense.calibrate import Calibration
+from stillroom.defense.dadd import ADD
+from stillroom.defense.windows import Windows
+from stillroom.errors import InputError
+from stillroom.files import plain, write_bytes_atomic
+
+__all__ = ["FILE", "Guard"]
+
+FILE = "guard.safetensors"
+FORMAT = "stillroom-guard-1"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A reference, a window, a threshold, and the one model they belong to.
+
+    Args:
+        reference: Class-wise normals of the training features.
+        window: W, queries an account is judged by.
+        calibration: The threshold and its false-positive rate.
+        weights_sha256: Hash of the model's weights.
+        classes: Class names.
+    """
+
+    reference: Reference
+    window: int
+    calibration: Calibration
+    weights_sha256: str
+    classes: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Count the features."""
+        return self.reference.mean.shape[1]
+
+    @property
+    def identity(self) -> str:
+        """Name model, window and reference in one short hash: evidence of another guard must not be judged by this."""
+        return f"{self.weights_sha256[:16]}-{self.window}x{self.width}"
+
+    def detector(self, windows: Windows) -> ADD:
+        """Return the detector over a store of windows.
+
+        Raises:
+            InputError: The store's windows have another size.
+        """
+        if windows.size != self.window:
+            raise InputError(f"the store keeps windows of {windows.size}, the guard was calibrated for {self.window}")
+        return ADD(self.reference, windows)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the file into a directory, atomically, and return its path."""
+        about = {
+            "format": FORMAT,
+            "window": self.window,
+            "calibration": asdict(self.calibration),
+            "weights_sha256": self.weights_sha256,
+            "classes": self.classes,
+        }
+        tensors = {"mean": self.reference.mean, "cov": self.reference.cov}
+        file = Path(directory) / FILE
+        write_bytes_atomic(file, save(tensors, metadata={"guard": json.dumps(plain(about))}))
+        return file
+
+    @classmethod
+    def load(cls, directory: str | Path, *, weights_sha256: str | None = None) -> Guard:
+        """Read a guard.
+
+        Args:
+            directory: Where :meth:`save` put it.
+            weights_sha256: Hash of the model that is to be guarded.
+
+        Raises:
+            InputError: There is none, it is damaged, or it belongs to another model.
+        """
+        file = Path(directory) / FILE
+        if not file.is_file():
+            raise InputError(f"{directory} holds no guard; make one with: stillroom defense fit --model {directory}")
+        try:
+            with safe_open(file, "np") as opened:
+                about = json.loads(opened.metadata()["guard"])
+                reference = Reference(np.array(opened.get_tensor("mean")), np.array(opened.get_tensor("cov")))
+            if about["format"] != FORMAT:
+                raise InputError(f"{file} has format {about['format']!r:.40}, this stillroom reads {FORMAT}")
+            guard = cls(
+                reference,
+                int(about["window"]),
+                Calibration(**about["calibration"]),
+                str(about["weights_sha256"]),
+                tuple(about["classes"]),
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{file} is damaged ({type(error).__name__}); fit the guard again") from error
+        if weights_sha256 is not None and guard.weights_sha256 != weights_sha256:
+            raise InputError(f"{file} belongs to a model with other weights; fit a guard for this one")
+        return guard
