@@ -27,6 +27,12 @@ GROUPS = {
         "trajectory": "measure and draw the geometry of sampling trajectories",
         "bench": "quality against evaluations: solvers x schedules",
     },
+    "defense": {
+        "fit": "fit a guard against model stealing and calibrate its threshold",
+        "serve": "serve a classifier over HTTP with its guard in front",
+        "attack": "steal a classifier of one's own, to see what the guard is worth",
+        "bench": "defences x attacks: detection, clone accuracy, what honest users notice",
+    },
 }
 
 HELP = f"""stillroom {__version__} - trained models made small, few-step, robust and safe to ship
