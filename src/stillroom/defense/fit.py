@@ -259,7 +259,7 @@ def _write_report(
         axes = figure.subplots()
         everything = np.concatenate(list(scores.values()))
         low = max(everything.min(), 1e-9)
-        bins = np.geomspace(low, everything.max(), 60)
+        bins = np.geomspace(low, everything.max(), 60).tolist()
         for (name, values), colour in zip(scores.items(), (ACCENT, INK, MUTED), strict=True):
             axes.hist(values, bins, color=colour, alpha=0.75, label=name)
         axes.axvline(calibration.threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
@@ -291,7 +291,7 @@ def _write_report(
     page = Page(
         kind="guard",
         title=f"Guard of {result['architecture']} on {result['data']['name']}",
-        headline=f"{result['accuracy']:.2f} % accuracy, windows of {guard.window}, threshold {calibration.threshold:.4g}",
+        headline=f"{result['accuracy']:.2f} % accuracy; threshold {calibration.threshold:.4g} for {guard.window} queries",
         sections=sections,
         config=config,
         environment=environment(),

@@ -44,7 +44,7 @@ class Guard:
     @property
     def width(self) -> int:
         """Count the features."""
-        return self.reference.mean.shape[1]
+        return int(self.reference.mean.shape[1])
 
     @property
     def identity(self) -> str:

@@ -63,8 +63,8 @@ def run(argv: Sequence[str]) -> int:
     found = fitted.guard.calibration
     print(file=stream)
     say(
-        f"threshold {found.threshold:.4g} for windows of {fitted.guard.window}: {100 * found.fpr:.2f} % of other honest "
-        f"windows lie above it (95 % interval {100 * found.low:.2f} to {100 * found.high:.2f} %)",
+        f"threshold {found.threshold:.4g} for windows of {fitted.guard.window}: {100 * found.fpr:.2f} % of other "
+        f"honest windows lie above it (95 % interval {100 * found.low:.2f} to {100 * found.high:.2f} %)",
         stream,
     )
     print(f"report: {fitted.out / 'report.html'}   next: stillroom defense serve --model {fitted.out}", file=stream)
