@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stillroom.defense.contracts import Ints
 
-__all__ = ["MemoryWindows", "Window", "Windows"]
+__all__ = ["MemoryWindows", "Window", "Windows", "extended", "latest"]
 
 
 class Window(NamedTuple):
@@ -22,6 +22,33 @@ class Window(NamedTuple):
     features: NDArray[np.floating]
     classes: Ints
     total: int  # queries of the account ever, those just appended included
+
+
+def extended(before: Window | None, features: NDArray[np.floating], classes: Ints, size: int) -> Window:
+    """Return the queries just asked after up to W - 1 of those before them.
+
+    Args:
+        before: The latest queries so far; None where there are none.
+        features: Of the queries just asked.
+        classes: Predicted for them.
+        size: W, queries a window holds.
+
+    Shapes:
+        features: [n, d]. classes: [n].
+    """
+    if before is None:
+        return Window(features, classes, len(classes))
+    start = max(len(before.classes) - size + 1, 0)  # of W queries the oldest leaves when one more comes
+    return Window(
+        np.concatenate([before.features[start:], features]),
+        np.concatenate([before.classes[start:], classes]),
+        before.total + len(classes),
+    )
+
+
+def latest(window: Window, size: int) -> Window:
+    """Return the last W queries, in memory of their own."""
+    return Window(window.features[-size:].copy(), window.classes[-size:].copy(), window.total)
 
 
 class Windows(Protocol):
@@ -59,19 +86,9 @@ class MemoryWindows:
 
     def append(self, account: str, features: NDArray[np.floating], classes: Ints) -> Window:
         """Take in consecutive queries and return them with those before."""
-        before = self._known.get(account)
         features, classes = np.asarray(features, self.dtype), np.asarray(classes, np.int64)
-        if before is None:
-            window = Window(features, classes, len(classes))
-        else:
-            kept = len(before.classes) - self.size + 1  # of W queries the oldest leaves when one more comes
-            window = Window(
-                np.concatenate([before.features[max(kept, 0) :], features]),
-                np.concatenate([before.classes[max(kept, 0) :], classes]),
-                before.total + len(classes),
-            )
-        keep = slice(-self.size, None)
-        self._known[account] = Window(window.features[keep].copy(), window.classes[keep].copy(), window.total)
+        window = extended(self._known.get(account), features, classes, self.size)
+        self._known[account] = latest(window, self.size)
         return window
 
     def forget(self, account: str) -> None:
