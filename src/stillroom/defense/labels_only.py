@@ -52,7 +52,7 @@ def rounded(probabilities: Floats, decimals: int = 2) -> Floats:
         >>> rounded(np.array([[0.004, 0.246, 0.75]]), 1).round(3).tolist()
         [[0.0, 0.2, 0.8]]
     """
-    return normalised(np.round(np.asarray(probabilities, np.float64), decimals))
+    return normalised(np.asarray(np.round(probabilities, decimals), np.float64))
 
 
 class TopK:

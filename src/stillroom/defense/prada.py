@@ -204,7 +204,9 @@ def prada_stream(
     return PradaTrace(np.array([size for _, _, size in found], np.int64), statistic, last < delta, state)
 
 
-def _watch(state: PradaState, queries: NDArray[np.floating], classes: Ints) -> list[tuple[float, bool, int]]:
+def _watch(
+    state: PradaState, queries: NDArray[np.floating] | NDArray[np.uint8], classes: NDArray[np.integer]
+) -> list[tuple[float, bool, int]]:
     """Take in queries [T, d]; return for each the statistic in force, whether it is new, and the points remembered."""
     points = np.asarray(queries, np.float64 if queries.dtype == np.float64 else np.float32)
     if not np.isfinite(points).all():

@@ -25,7 +25,7 @@ def reverse_sigmoid(probabilities: Floats, *, beta: float = 1.0, gamma: float = 
 
     Args:
         probabilities: The model's own.
-        beta: Size of the perturbation; above 1 the top class may change.
+        beta: Size of the perturbation.
         gamma: Steepness of the sigmoid.
 
     Shapes:
@@ -41,7 +41,10 @@ def reverse_sigmoid(probabilities: Floats, *, beta: float = 1.0, gamma: float = 
 
 
 class ReverseSigmoid:
-    """Answers with bent probabilities; the top class stays while ``beta`` is at most 1.
+    """Answers with bent probabilities, which raises very small ones.
+
+    With beta and gamma of at most 1 a top class of more than one half stays on top; a less certain one may lose its place
+    to the least likely classes, so check the accuracy honest users see.
 
     Args:
         beta: Size of the perturbation.
