@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.defense.add import Reference, window_score
 from stillroom.defense.contracts import Answers, Detector, Floats, Queries, softmax
-from stillroom.defense.windows import Windows
+from stillroom.defense.windows import Window, Windows
 from stillroom.errors import InputError, unknown_name
 
 __all__ = ["ADD", "DetectAndPoison", "Policy"]
@@ -80,12 +80,15 @@ class ADD:
     def watch(self, queries: Queries) -> Floats:
         """Take in one account's consecutive queries and return their scores [B]; NaN where none is due."""
         classes = queries.logits.argmax(1).astype(np.int64)
-        window = self.windows.append(queries.account, queries.features, classes)
-        scores = np.full(len(queries), np.nan)
+        return self.score(self.windows.append(queries.account, queries.features, classes), len(queries))
+
+    def score(self, window: Window, new: int) -> Floats:
+        """Return the scores [new] of the newest queries of an account's window; NaN where none is due."""
+        scores = np.full(new, np.nan)
         size, known = self.windows.size, len(window.classes)
-        for position in range(len(queries)):
-            end = known - len(queries) + position + 1
-            asked = window.total - len(queries) + position + 1
+        for position in range(new):
+            end = known - new + position + 1
+            asked = window.total - new + position + 1
             due = asked >= self.min_queries if self.policy == "sliding" else asked % size == 0
             if due:
                 last = slice(max(end - size, 0), end)

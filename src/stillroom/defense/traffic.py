@@ -1,4 +1,4 @@
-"""Traffic to try a guard with: what thieves ask, by rising difficulty, and what honest accounts ask."""
+"""Traffic to try a guard with: what thieves ask, by rising difficulty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stillroom.data.split import random_stream, set_aside
 from stillroom.defense.contracts import Ints
 from stillroom.errors import InputError, unknown_name
 
-__all__ = ["SURROGATES", "Traffic", "accounts_of", "generated_images", "halves", "load_traffic", "noise_images"]
+__all__ = ["SURROGATES", "Traffic", "generated_images", "halves", "load_traffic", "noise_images"]
 
 Pixels = NDArray[np.uint8]  # [N, C, H, W]
 Shape = tuple[int, int, int]
@@ -31,7 +31,7 @@ DIGIT_DOMAINS = ("mnist", "mnist_m", "synth", "uci", "usps")
 PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 
 # Purposes of the random streams of one seed; those of the data sets and loaders end at 4.
-_DRAW, _VARY, _HALVES, _ACCOUNTS, _NOISE, _GENERATED = 10, 11, 12, 13, 14, 15
+_DRAW, _VARY, _HALVES, _NOISE, _GENERATED = 10, 11, 12, 13, 14
 
 
 class Traffic(NamedTuple):
@@ -103,46 +103,6 @@ def halves(images: TensorImages, classes: int, *, seed: int = 0) -> tuple[Tensor
     """
     left, right = set_aside(images.target, classes, 0.5, random_stream(seed, _HALVES))
     return images.subset(left), images.subset(right)
-
-
-def accounts_of(
-    labels: NDArray[np.integer], count: int, size: int, *, concentration: float = math.inf, seed: int = 0
-) -> Ints:
-    """Deal images out to honest accounts, each with its own mix of classes; return positions [count, size].
-
-    The mix of an account is a draw from ``Dirichlet(concentration, ..., concentration)`` over the classes: infinite
-    for equal shares, 1 for any mix alike, 0.1 for accounts that ask mostly about one or two classes. Different
-    accounts may ask the same image; one account asks none twice unless its class holds too few.
-
-    Args:
-        labels: Class of every image there is.
-        count: Accounts.
-        size: Queries of an account.
-        concentration: How alike the accounts are.
-        seed: Of the draw.
-
-    Raises:
-        InputError: There is nothing to deal, or ``concentration`` is not above zero.
-
-    Example:
-        >>> dealt = accounts_of(np.arange(40) % 4, 3, 8, concentration=0.1)
-        >>> dealt.shape, bool(dealt.max() < 40)
-        ((3, 8), True)
-    """
-    if len(labels) == 0 or count < 1 or size < 1:
-        raise InputError(f"{len(labels)} images cannot be dealt to {count} accounts of {size} queries")
-    if not concentration > 0:
-        raise InputError(f"concentration is {concentration}; it must be above zero")
-    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    dealt = np.empty((count, size), np.int64)
-    for account in range(count):
-        rng = np.random.default_rng([seed, _ACCOUNTS, account])
-        k = len(members)
-        mix = np.full(k, 1 / k) if math.isinf(concentration) else rng.dirichlet(np.full(k, concentration))
-        wanted = rng.multinomial(size, mix)
-        drawn = [rng.choice(own, n, replace=n > len(own)) for own, n in zip(members, wanted, strict=True)]
-        dealt[account] = rng.permutation(np.concatenate(drawn))
-    return dealt
 
 
 def noise_images(shape: Shape, count: int, *, seed: int = 0) -> Pixels:
