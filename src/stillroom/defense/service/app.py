@@ -11,23 +11,26 @@ from stillroom.defense.contracts import Defence, Observe
 from stillroom.errors import MissingExtraError
 
 try:
+    import python_multipart  # noqa: F401  FastAPI wants it for forms and says so only when the first is made
     from fastapi import Depends, FastAPI, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
-except ImportError as missing:
-    raise MissingExtraError("fastapi", "serve") from missing
+
+    from stillroom.defense.service.admin import admin_router, presented_key
+    from stillroom.defense.service.frame import Frame
+    from stillroom.defense.service.metrics import Metrics
+    from stillroom.defense.service.pages import pages_router
+    from stillroom.defense.service.predict import predict_router
+    from stillroom.defense.service.refusal import Refusal
+    from stillroom.defense.service.schemas import problems
+    from stillroom.defense.service.serving import Serving
+except ModuleNotFoundError as missing:
+    raise MissingExtraError(missing.name or "fastapi", "serve") from missing
 
 from stillroom import __version__
-from stillroom.defense.service.admin import admin_router, presented_key
-from stillroom.defense.service.frame import Frame
 from stillroom.defense.service.keys import is_admin_key
 from stillroom.defense.service.logs import logger
-from stillroom.defense.service.metrics import Metrics
-from stillroom.defense.service.predict import predict_router
-from stillroom.defense.service.refusal import Refusal
-from stillroom.defense.service.schemas import problems
-from stillroom.defense.service.serving import Serving
 from stillroom.defense.service.settings import Settings
 from stillroom.defense.service.store import Store
 
@@ -111,4 +114,5 @@ def create_app(
 
     app.include_router(predict_router(serving, pool))
     app.include_router(admin_router(serving, settings))
+    app.include_router(pages_router(serving, settings))
     return app
