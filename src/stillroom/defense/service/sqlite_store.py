@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.defense.contracts import Ints
 from stillroom.defense.service._buckets import TokenBuckets, check_limits
-from stillroom.defense.service._encoding import (
+from stillroom.defense.service._kept import (
     FORMAT,
     KEPT_DECISIONS,
     QueryFormat,
+    check_order,
+    check_status,
     decision_from_json,
     decision_to_json,
     require_same_guard,
 )
 from stillroom.defense.service._memory import HotWindow, HotWindows, Note
+from stillroom.defense.service._sqlite import Database
 from stillroom.defense.service.store import Account, Admission, Decision, Key, Limits, Order, Status
 from stillroom.defense.windows import Window, extended, latest
 from stillroom.errors import InputError, OutputError
@@ -37,7 +38,6 @@ __all__ = ["SQLiteStore"]
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.5  # between two flushes of counters and scores
-LONG_LOG = 16 * 2**20  # bytes of the write-ahead log that are carried over into the database
 
 TABLES = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -64,7 +64,6 @@ ON CONFLICT(name) DO UPDATE SET
     first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen)
 """
 SHOWN = "name, status, queries, poisoned, score, highest, first_seen, last_seen"  # the fields of Account, in order
-ORDERS: dict[Order, str] = {"score": "score", "queries": "queries", "last_seen": "last_seen"}
 
 
 class SQLiteStore:
@@ -100,46 +99,32 @@ class SQLiteStore:
             raise InputError("a database in memory would lose its accounts; give the path of a file")
         self.path, self.size, self.width, self.identity, self.cache = Path(path), size, width, identity, cache
         self._form = QueryFormat(size, width)
-        self._lock, self._reading = threading.RLock(), threading.Lock()
         self._hot = HotWindows(cache)
         self._notes: dict[str, Note] = {}
         self._written: list[str] = []  # notes that the transaction under way has written
         self._buckets = TokenBuckets()
+        self._db = Database(self.path)
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # nobody else reads the hashes of keys
-            self._db, self._reader, self._keeper = self._connect(), self._connect(), self._connect()
             self._prepare()
-        except OSError as error:
-            raise InputError(f"cannot open {self.path}: {error.strerror}") from error
-        except sqlite3.Error as error:
-            raise InputError(f"cannot use {self.path} as a database of accounts: {error}") from error
-        self._version = self._data_version()
+        except BaseException:
+            self._db.close()
+            raise
         self._closing = threading.Event()
         self._housekeeping = threading.Thread(target=self._keep_house, name="stillroom-accounts", daemon=True)
         self._housekeeping.start()
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous = NORMAL")  # in the log when a commit returns, synced at checkpoints
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # the housekeeping does it, no request waits for it
-        return connection
-
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in TABLES.split(";\n"):
-                    self._db.execute(statement)
-                meta = {"format": FORMAT, "size": self.size, "width": self.width, "identity": self.identity}
-                self._db.executemany("INSERT INTO meta VALUES(?, ?)", [(name, str(meta[name])) for name in meta])
-            found = dict(self._db.execute("SELECT name, value FROM meta"))
-            require_same_guard(str(self.path), self._form, self.identity, found)
-            self._db.execute("COMMIT")
-        except BaseException:
-            for connection in (self._db, self._reader, self._keeper):
-                connection.close()
-            raise
+            with self._db.transaction() as db:
+                if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    for statement in TABLES.split(";\n"):
+                        db.execute(statement)
+                    meta = {"format": FORMAT, "size": self.size, "width": self.width, "identity": self.identity}
+                    db.executemany("INSERT INTO meta VALUES(?, ?)", [(name, str(meta[name])) for name in meta])
+                found = dict(db.execute("SELECT name, value FROM meta"))
+        except OutputError as error:
+            raise InputError(f"{self.path} does not serve as a database of accounts: {error.__cause__}") from error
+        require_same_guard(str(self.path), self._form, self.identity, found)
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +139,7 @@ class SQLiteStore:
             OutputError: The database could not be written; the queries are not in it.
         """
         kept, labels = self._form.check(features, classes)
-        with self._lock:
+        with self._db.lock:
             with self._transaction() as db:
                 self._write_notes(db, [account])
                 hot = self._hot.get(account) or self._read(db, account)
@@ -210,11 +195,11 @@ class SQLiteStore:
             InputError: The limits or the number of images make no sense.
         """
         check_limits(images, limits)
-        known = self._one("SELECT status FROM account WHERE name = ?", account)
+        known = self._db.one("SELECT status FROM account WHERE name = ?", account)
         status: Status = known[0] if known else "watched"
         if status == "banned":
             return Admission(status, 0.0)
-        with self._lock:
+        with self._db.lock:
             wait = self._buckets.take(account, images, limits, now)
             if not wait:
                 self._note(account, Note(now, now, queries=images))
@@ -224,7 +209,7 @@ class SQLiteStore:
         """Note the latest score (None or NaN: none was due, the one before stays) and the answers poisoned."""
         if score is not None and math.isnan(score):
             score = None
-        with self._lock:
+        with self._db.lock:
             self._note(account, Note(now, now, poisoned=poisoned, score=score, highest=score))
 
     def _note(self, account: str, note: Note) -> None:
@@ -258,42 +243,40 @@ class SQLiteStore:
 
     def account(self, name: str) -> Account | None:
         """Return one account, if it ever asked or has a status."""
-        with self._lock:
+        with self._db.lock:
             if name in self._notes:
                 with self._transaction() as db:
                     self._write_notes(db, [name])
-        row = self._one(f"SELECT {SHOWN} FROM account WHERE name = ?", name)
+        row = self._db.one(f"SELECT {SHOWN} FROM account WHERE name = ?", name)
         return Account(*row) if row else None
 
     def accounts(self, *, order: Order = "score", limit: int = 100, offset: int = 0) -> list[Account]:
         """Return accounts, highest first; those without a score come last."""
-        if order not in ORDERS:
-            raise InputError(f"accounts cannot be ordered by {order!r}; known: {', '.join(ORDERS)}")
+        check_order(order)
         self._flush()
-        select = f"SELECT {SHOWN} FROM account ORDER BY {ORDERS[order]} DESC, name DESC LIMIT ? OFFSET ?"
-        return [Account(*row) for row in self._scan(select, limit, offset)]
+        select = f"SELECT {SHOWN} FROM account ORDER BY {order} DESC, name DESC LIMIT ? OFFSET ?"
+        return [Account(*row) for row in self._db.table(select, limit, offset)]
 
     def decisions(self, *, account: str | None = None, limit: int = 100, offset: int = 0) -> list[Decision]:
         """Return flagged queries, newest first."""
         if account is None:
-            rows = self._scan("SELECT written FROM decision ORDER BY id DESC LIMIT ? OFFSET ?", limit, offset)
+            rows = self._db.table("SELECT written FROM decision ORDER BY id DESC LIMIT ? OFFSET ?", limit, offset)
         else:
             select = "SELECT written FROM decision WHERE account = ? ORDER BY id DESC LIMIT ? OFFSET ?"
-            rows = self._scan(select, account, limit, offset)
+            rows = self._db.table(select, account, limit, offset)
         return [decision_from_json(row[0]) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """Return how many accounts of each status there are, and of flagged queries ever (``decisions``)."""
         self._flush()
-        found = dict(self._scan("SELECT status, count(*) FROM account GROUP BY status"))
+        found = dict(self._db.table("SELECT status, count(*) FROM account GROUP BY status"))
         # Old decisions are deleted, the newest never is: its number counts them all.
-        ever = self._scan("SELECT coalesce(max(id), 0) FROM decision")[0][0]
+        ever = self._db.table("SELECT coalesce(max(id), 0) FROM decision")[0][0]
         return {**{status: found.get(status, 0) for status in ("watched", "trusted", "banned")}, "decisions": ever}
 
     def set_status(self, account: str, status: Status) -> None:
         """Watch, trust or ban an account; watching it again forgets its window and its scores."""
-        if status not in ("watched", "trusted", "banned"):
-            raise InputError(f"an account is watched, trusted or banned, not {status!r}")
+        check_status(status)
         now = time.time()
         with self._transaction() as db:
             self._write_notes(db, [account])
@@ -316,13 +299,13 @@ class SQLiteStore:
 
     def find_key(self, key_id: str) -> Key | None:
         """Return a key by its public part."""
-        row = self._one("SELECT key_id, digest, account, created FROM key WHERE key_id = ?", key_id)
+        row = self._db.one("SELECT key_id, digest, account, created FROM key WHERE key_id = ?", key_id)
         return Key(*row) if row else None
 
     def keys(self, account: str) -> Sequence[Key]:
         """Return the keys of an account, oldest first."""
         select = "SELECT key_id, digest, account, created FROM key WHERE account = ? ORDER BY created, key_id"
-        return [Key(*row) for row in self._scan(select, account)]
+        return [Key(*row) for row in self._db.table(select, account)]
 
     def remove_key(self, key_id: str) -> bool:
         """Remove a key and say whether there was one."""
@@ -331,7 +314,7 @@ class SQLiteStore:
 
     def setting(self, name: str) -> str | None:
         """Return a setting, such as the threshold."""
-        row = self._one("SELECT value FROM setting WHERE name = ?", name)
+        row = self._db.one("SELECT value FROM setting WHERE name = ?", name)
         return str(row[0]) if row else None
 
     def set_setting(self, name: str, value: str) -> None:
@@ -343,58 +326,22 @@ class SQLiteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._output_errors():
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._db.lock:
             self._written.clear()
-            try:
-                version = self._data_version()
-                if version != self._version:  # another process wrote
-                    self._version = version
+            with self._db.transaction() as db:
+                if self._db.changed():
                     self._hot.clear()
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+                yield db
             for account in self._written:
                 del self._notes[account]
-
-    def _data_version(self) -> int:
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
-
-    def _one(self, select: str, name: str) -> tuple[Any, ...] | None:
-        with self._reading, self._output_errors():
-            row: tuple[Any, ...] | None = self._reader.execute(select, (name,)).fetchone()
-            return row
-
-    def _scan(self, select: str, *values: object) -> list[tuple[Any, ...]]:
-        # On a connection of its own, so that no request waits while an administrator's table is sorted.
-        with self._output_errors(), closing(self._connect()) as connection:
-            return connection.execute(select, values).fetchall()
-
-    @contextmanager
-    def _output_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise OutputError(f"the database of accounts {self.path} failed: {error}") from error
 
     def _keep_house(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):
             try:
                 self._flush()
-                self._shorten_log()
+                self._db.shorten_log()
             except (OutputError, OSError):  # the notes are still there for the next time
                 logger.exception("accounts could not be written")
-
-    def _shorten_log(self) -> None:
-        if self.path.with_name(f"{self.path.name}-wal").stat().st_size < LONG_LOG:
-            return
-        with self._output_errors():
-            self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of it, while requests go on
-            with self._lock:
-                self._keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the little that came meanwhile
 
     def close(self) -> None:
         """Write what is still to be written and let go of the database; no harm in closing twice."""
@@ -405,9 +352,7 @@ class SQLiteStore:
         try:
             self._flush()
         finally:
-            with self._lock, self._reading:
-                for connection in (self._db, self._reader, self._keeper):
-                    connection.close()
+            self._db.close()
 
 
 def _row(account: str, note: Note) -> dict[str, object]:

@@ -1,20 +1,30 @@
-"""Queries and decisions as both databases keep them."""
+"""What both databases keep, in which form, and what they refuse."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.defense.contracts import Ints
-from stillroom.defense.service.store import Decision
+from stillroom.defense.service.store import Decision, Order, Status
 from stillroom.defense.windows import Window
-from stillroom.errors import InputError
+from stillroom.errors import InputError, unknown_name
 
-__all__ = ["FORMAT", "KEPT_DECISIONS", "QueryFormat", "decision_from_json", "decision_to_json", "require_same_guard"]
+__all__ = [
+    "FORMAT",
+    "KEPT_DECISIONS",
+    "QueryFormat",
+    "check_order",
+    "check_status",
+    "decision_from_json",
+    "decision_to_json",
+    "require_same_guard",
+]
 
 FORMAT = 1  # of the database; a change that old code would misread raises it
 KEPT_DECISIONS = 1000  # of each account, so that a thief who asks on neither fills the disk nor hides another
@@ -96,3 +106,15 @@ def require_same_guard(where: str, form: QueryFormat, identity: str, found: dict
             f"{where} holds windows of {found['size']} x {found['width']} features of guard {found['identity']!r}, "
             f"this one has {form.size} x {form.width} of {identity!r}; give each guard a database of its own"
         )
+
+
+def check_status(status: Status) -> None:
+    """Refuse a status that does not exist."""
+    if status not in get_args(Status):
+        raise unknown_name("status", status, get_args(Status))
+
+
+def check_order(order: Order) -> None:
+    """Refuse an order that does not exist."""
+    if order not in get_args(Order):
+        raise unknown_name("order", order, get_args(Order))
