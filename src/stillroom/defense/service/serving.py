@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stillroom.defense.add import WindowScore, window_score
+from stillroom.defense.add import Reference, WindowScore, window_score
 from stillroom.defense.contracts import Answers, Defence, Floats, Ints, Observe, Queries, softmax
 from stillroom.defense.dadd import ADD, DetectAndPoison
+from stillroom.defense.linking import Linked
 from stillroom.defense.service.images import decode_images
 from stillroom.defense.service.locks import AccountLocks
 from stillroom.defense.service.metrics import Metrics
@@ -140,8 +141,8 @@ class Serving:
     def _decision(self, defence: DetectAndPoison, queries: Queries, answers: Answers, poisoned: int) -> Decision:
         worst = int(np.nanargmax(answers.scores))
         asked, evidence = 0, None
-        if self._seen is not None and isinstance(defence.detector, ADD):
-            asked, evidence = self._seen.evidence(defence.detector, len(queries), worst)
+        if self._seen is not None:
+            asked, evidence = self._seen.evidence(len(queries), worst)
         present = np.flatnonzero(evidence.counts) if evidence else ()
         return Decision(
             account=queries.account,
@@ -185,8 +186,8 @@ class Serving:
 class _SeenWindows:
     """Windows that remember, for each thread, the one handed out last: what a decision rests on."""
 
-    def __init__(self, windows: Windows) -> None:
-        self._windows, self.size = windows, windows.size
+    def __init__(self, windows: Windows, reference: Reference) -> None:
+        self._windows, self._reference, self.size = windows, reference, windows.size
         self._last = threading.local()
 
     def append(self, account: str, features: NDArray[np.floating], classes: Ints) -> Window:
@@ -197,21 +198,23 @@ class _SeenWindows:
     def forget(self, account: str) -> None:
         self._windows.forget(account)
 
-    def evidence(self, detector: ADD, queries: int, position: int) -> tuple[int, WindowScore]:
+    def evidence(self, queries: int, position: int) -> tuple[int, WindowScore]:
         """Return how many queries the account had made with this one of the last request, and its scored window."""
         window: Window = self._last.window
         later = queries - position - 1
         end = len(window.classes) - later
         last = slice(max(end - self.size, 0), end)
-        return window.total - later, window_score(detector.reference, window.features[last], window.classes[last])
+        return window.total - later, window_score(self._reference, window.features[last], window.classes[last])
 
 
 def _watched(defence: Defence | None) -> tuple[Defence | None, _SeenWindows | None]:
     """Return a copy of a D-ADD whose windows can be looked at afterwards; other defences as they are."""
-    if not isinstance(defence, DetectAndPoison) or not isinstance(defence.detector, ADD):
+    if not isinstance(defence, DetectAndPoison) or not isinstance(defence.detector, ADD | Linked):
         return defence, None
-    seen = _SeenWindows(defence.detector.windows)
     defence, detector = copy.copy(defence), copy.copy(defence.detector)
-    detector.windows = seen
+    add = copy.copy(detector.add) if isinstance(detector, Linked) else detector
+    add.windows = seen = _SeenWindows(add.windows, add.reference)
+    if isinstance(detector, Linked):
+        detector.add = add
     defence.detector = detector
     return defence, seen
