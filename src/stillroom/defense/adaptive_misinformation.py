@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stillroom.cards import Card, Paper, Quirk
-from stillroom.defense._outliers import Training, train_with_outliers
 from stillroom.defense._perturbed import perturbed
 from stillroom.defense.contracts import Answers, Floats, Images, Queries, softmax
+from stillroom.defense.outliers import Training, train_with_outliers
 from stillroom.errors import InputError
-from stillroom.losses.checks import check_target, full_precision
+from stillroom.losses.checks import check_target, full_precision, not_negative
 from stillroom.training.contracts import Loader
 
 __all__ = [
@@ -130,6 +130,7 @@ def train_exposed(
     Returns:
         One record an epoch.
     """
+    not_negative("weight_outliers", weight_outliers)
 
     def objective(logits: Tensor, target: Tensor, outlier_logits: Tensor, _: Tensor) -> dict[str, Tensor]:
         return {

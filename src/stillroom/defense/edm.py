@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stillroom.cards import Card, Paper
-from stillroom.defense._outliers import Training, train_with_outliers
 from stillroom.defense._perturbed import perturbed
 from stillroom.defense.contracts import Answers, Images, Ints, Queries, softmax
+from stillroom.defense.outliers import Training, train_with_outliers
 from stillroom.errors import InputError
 from stillroom.losses.checks import full_precision, not_negative
 from stillroom.training.contracts import Loader

@@ -43,8 +43,8 @@ def reverse_sigmoid(probabilities: Floats, *, beta: float = 1.0, gamma: float = 
 class ReverseSigmoid:
     """Answers with bent probabilities, which raises very small ones.
 
-    With beta and gamma of at most 1 a top class of more than one half stays on top; a less certain one may lose its place
-    to the least likely classes, so check the accuracy honest users see.
+    With beta and gamma of at most 1 a top class of more than one half stays on top; a less certain one may lose its
+    place to the least likely classes, so check the accuracy honest users see.
 
     Args:
         beta: Size of the perturbation.

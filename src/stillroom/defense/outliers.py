@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ __all__ = ["Objective", "Training", "train_with_outliers"]
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """How a network of a defence is trained: what is the same for all of them.
 
@@ -39,26 +41,28 @@ class Training:
         show_progress: Whether to show progress on standard error.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        seed: int,
-        run: RunDirectory | None = None,
-        resume: bool = False,
-        fabric: Fabric | None = None,
-        show_progress: bool = True,
-    ) -> None:
-        self.recipe, self.mean, self.std, self.seed = recipe, mean, std, seed
-        self.run, self.resume, self.fabric, self.show_progress = run, resume, fabric, show_progress
+    recipe: Recipe
+    mean: Sequence[float]
+    std: Sequence[float]
+    seed: int
+    run: RunDirectory | None = None
+    resume: bool = False
+    fabric: Fabric | None = None
+    show_progress: bool = True
 
 
 def train_with_outliers(
     model: nn.Module, clean: Loader, outliers: Tensor, objective: Objective, training: Training, *, label: str
 ) -> list[dict[str, Any]]:
     """Train a network in place; each batch is joined by as many outliers, drawn at random.
+
+    Args:
+        model: Trained in place.
+        clean: Labelled images.
+        outliers: Images of other things.
+        objective: Terms of the loss, from the logits and target of the batch, the outliers' logits and positions.
+        training: Recipe, normalisation, seed and run.
+        label: What is trained, for the progress display.
 
     Shapes:
         outliers: [N, C, H, W], uint8. The network returns [B, K], or [B, M, K] for M members.
