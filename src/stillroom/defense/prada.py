@@ -222,8 +222,8 @@ class PRADA:
     """The detector of synthesised queries; its score is ``1 - W`` of the account's last test, its threshold 1 - delta.
 
     A score is NaN until the account's first test, which comes after some hundred queries; between tests it keeps its
-    value, so an alarm stands until the next test. What it remembers lies in this process' memory and grows with the
-    distinct queries of an account, up to the caps in ``options``.
+    value, so an alarm stands until the next test. What it remembers lies in this process' memory: for every account its
+    distinct queries, up to the caps in ``options``.
 
     Args:
         delta: Smallest W of honest traffic, 0.9 to 0.96 in the paper, by data set. Calibrate ``threshold`` instead for

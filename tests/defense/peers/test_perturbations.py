@@ -45,7 +45,7 @@ DEFENCES: dict[str, Callable[[], Defence]] = {
     "logit_noise_l1": lambda: LogitNoise(KEYED, epsilon=3.0, norm="l1", distribution="normal"),
     "top_k": TopK,
     "rounding": lambda: Rounding(decimals=1),
-    "mad": lambda: MAD(other, epsilon=1.0),
+    "mad": lambda: MAD(other),
     "mad_argmax": lambda: MAD(other, oracle="argmax", objective="angular", distance="l2"),
     "mad_argmin": lambda: MAD(other, oracle="argmin"),
     "adaptive_misinformation": lambda: AdaptiveMisinformation(other, tau=0.6),
