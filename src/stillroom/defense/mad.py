@@ -145,8 +145,8 @@ class MAD:
 
     Args:
         proxy: Logits [B, K] of a network like the thief's, another one than the guarded model; untrained in the paper.
-        epsilon: Largest distance from the model's own answer. With l1, 2 allows anything, and at 1 a certain answer shares
-            the top with another class: from there on honest users lose the right label, except with ``argmax``.
+        epsilon: Largest distance from the model's own answer. With l1, 2 allows anything, and at 1 a certain answer
+            shares the top with another class: from there on honest users lose the right label, except with ``argmax``.
         oracle: How the answer to move towards is found; see :func:`mad`.
         objective: What the oracle maximises.
         distance: Norm of the distance.
