@@ -99,15 +99,12 @@ class Replay:
 
     def add(self, images: Tensor, answers: Tensor) -> None:
         """Take in queries [B, ...] and answers [B, K]."""
-        places = (self._seen + torch.arange(len(images))) % self.size
-        if len(images) > self.size:  # only the last ones stay
-            images, answers, places = images[-self.size :], answers[-self.size :], places[-self.size :]
-            self._seen += len(places) - self.size
-        needed = min(self._seen + len(images), self.size)
-        self._images = _room(self._images, images, needed, self.size)
-        self._answers = _room(self._answers, answers, needed, self.size)
-        self._images[places], self._answers[places] = images.detach(), answers.detach()
         self._seen += len(images)
+        images, answers = images[-self.size :], answers[-self.size :]  # of a larger batch the last ones
+        places = (self._seen - len(images) + torch.arange(len(images))) % self.size
+        self._images = _room(self._images, images, len(self), self.size)
+        self._answers = _room(self._answers, answers, len(self), self.size)
+        self._images[places], self._answers[places] = images.detach(), answers.detach()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return queries and answers drawn with replacement."""
