@@ -112,7 +112,7 @@ class GuardMiddleware:
             return
         try:
             told = await asyncio.to_thread(self._defend, account, bytes(body))
-        except (_Unreadable, InputError) as error:
+        except (_UnreadableError, InputError) as error:
             logger.error("an answer was held back", extra={"fields": {"path": scope["path"], "reason": str(error)}})
             await _say(send, 500, "the answer was held back")
             return
@@ -123,19 +123,19 @@ class GuardMiddleware:
 
     def _defend(self, account: str, body: bytes) -> bytes:
         if len(body) > LARGEST:
-            raise _Unreadable("it is too long")
+            raise _UnreadableError("it is too long")
         try:
             root = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise _Unreadable("it is not JSON") from error
+            raise _UnreadableError("it is not JSON") from error
         fields = {self.probabilities, self.label, self.features, self.logits}
         records = list(_records(root, fields))
         if not records:
-            raise _Unreadable(f"it has none of the fields {', '.join(sorted(fields))}")
+            raise _UnreadableError(f"it has none of the fields {', '.join(sorted(fields))}")
         features = self._taken(records, self.features)
         logits = self._taken(records, self.logits)
         if self.classes is not None and logits.shape[1] != len(self.classes):
-            raise _Unreadable(f"it has {logits.shape[1]} logits for {len(self.classes)} classes")
+            raise _UnreadableError(f"it has {logits.shape[1]} logits for {len(self.classes)} classes")
         queries = Queries(account, _stand_ins(features), features, logits)
         with self._locks[account]:
             answers = self.defence.answer(queries)
@@ -150,18 +150,18 @@ class GuardMiddleware:
         try:
             values = np.array([record.pop(field) for record in records], np.float32)
         except KeyError as error:
-            raise _Unreadable(f"an answer has no {field}") from error
+            raise _UnreadableError(f"an answer has no {field}") from error
         except (TypeError, ValueError) as error:
-            raise _Unreadable(f"{field} is not a list of numbers, as long in every answer") from error
+            raise _UnreadableError(f"{field} is not a list of numbers, as long in every answer") from error
         if values.ndim != 2 or values.shape[1] == 0 or not np.isfinite(values).all():
-            raise _Unreadable(f"{field} is not a list of finite numbers")
+            raise _UnreadableError(f"{field} is not a list of finite numbers")
         return values
 
     def _rewrite(self, record: dict[str, Any], answers: Answers, position: int) -> None:
         row = answers.probabilities[position]
         best = int(row.argmax())
         if self.probabilities not in record and self.label not in record:
-            raise _Unreadable(f"an answer has neither {self.probabilities} nor {self.label}")
+            raise _UnreadableError(f"an answer has neither {self.probabilities} nor {self.label}")
         if self.label in record:
             record[self.label] = best if self._kind(record[self.label]) == "position" else self._names()[best]
         if self.probabilities in record:
@@ -175,22 +175,22 @@ class GuardMiddleware:
                 order = (-row).argsort(kind="stable")[: len(given)] if len(given) < len(names) else range(len(names))
                 record[self.probabilities] = {names[k]: rounded[k] for k in order}
             else:
-                raise _Unreadable(f"{self.probabilities} is neither a list with one for each class nor by known names")
+                raise _UnreadableError(f"{self.probabilities} is neither a list with one for each class nor by known names")
 
     def _kind(self, label: object) -> Literal["position", "name"]:
         if isinstance(label, int) and not isinstance(label, bool):
             return "position"
         if isinstance(label, str):
             return "name"
-        raise _Unreadable(f"{self.label} is neither a number nor a name")
+        raise _UnreadableError(f"{self.label} is neither a number nor a name")
 
     def _names(self) -> tuple[str, ...]:
         if self.classes is None:
-            raise _Unreadable("it names classes; give the middleware classes=[...] in the order of the logits")
+            raise _UnreadableError("it names classes; give the middleware classes=[...] in the order of the logits")
         return self.classes
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """Why an answer cannot be defended."""
 
 

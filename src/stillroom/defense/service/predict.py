@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from stillroom.defense.contracts import Floats
@@ -62,9 +63,9 @@ def predict_router(serving: Serving, pool: ThreadPoolExecutor) -> APIRouter:
     ) -> JSONResponse:
         """Classify PNG, JPEG or WebP images: files named ``images``, or JSON with base64."""
         nonlocal present
-        loop = asyncio.get_running_loop()
         presented = credentials.credentials if credentials else ""
-        account = await loop.run_in_executor(pool, account_of, serving.store, presented)
+        # In other threads than the model's, so that who waits for these is known, and counted.
+        account = await run_in_threadpool(account_of, serving.store, presented)
         if account is None:
             raise Refusal(401, "the key is missing or wrong", "key")
         note(request.scope, account=account)
@@ -80,7 +81,7 @@ def predict_router(serving: Serving, pool: ThreadPoolExecutor) -> APIRouter:
 
         present += 1
         try:
-            images, answered, response = await loop.run_in_executor(pool, work)
+            images, answered, response = await asyncio.get_running_loop().run_in_executor(pool, work)
         finally:
             present -= 1
         note(request.scope, images=images, poisoned=answered.poisoned, score=answered.score)
