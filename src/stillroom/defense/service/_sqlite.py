@@ -15,6 +15,7 @@ from stillroom.errors import InputError, OutputError
 __all__ = ["Database"]
 
 LONG_LOG = 16 * 2**20  # bytes of the write-ahead log that are carried over into the database
+PATIENCE = 10  # seconds to wait while another process writes
 
 
 class Database:
@@ -38,11 +39,10 @@ class Database:
         opened: list[sqlite3.Connection] = []
         try:
             for _ in range(3):
-                opened.append(sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False))
+                opened.append(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False))
                 _set_up(opened[-1])
             self._writer, self._reader, self._keeper = opened
             self._writer.execute("PRAGMA journal_mode = WAL")
-            self._keeper.execute("PRAGMA busy_timeout = 0")  # another time will do
             self._version = self._data_version()
         except sqlite3.Error as error:
             for connection in opened:
@@ -82,7 +82,7 @@ class Database:
 
     def table(self, select: str, *values: object) -> list[tuple[Any, ...]]:
         """Read many rows; nobody waits for them."""
-        with self._errors(), closing(sqlite3.connect(self.path, timeout=10)) as connection:
+        with self._errors(), closing(sqlite3.connect(self.path, timeout=PATIENCE)) as connection:
             return connection.execute(select, values).fetchall()
 
     def shorten_log(self) -> None:
@@ -93,7 +93,10 @@ class Database:
         with self._errors():
             self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of it, while others go on writing
             with self.lock:
-                self._keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the little that came meanwhile
+                # The little that came meanwhile. On another connection it would count as a change by another process.
+                self._writer.execute("PRAGMA busy_timeout = 0")  # whoever reads a table is not waited for
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._writer.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
