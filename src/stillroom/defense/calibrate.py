@@ -1,4 +1,4 @@
-"""Thresholds from held-out traffic: a chosen share of honest windows may lie above, and what that share turns out to be."""
+"""Thresholds from held-out traffic: a chosen share of honest windows may lie above them."""
 
 from __future__ import annotations
 
@@ -129,9 +129,9 @@ def draw_windows(
     Raises:
         InputError: There are fewer samples than a window holds, or a mix is asked for without labels.
     """
-    if samples < window:
-        raise InputError(f"{samples} samples do not fill a window of {window}")
     if concentration is None:
+        if samples < window:
+            raise InputError(f"{samples} samples do not fill a window of {window}")
         return np.stack([stream.choice(samples, window, replace=False) for _ in range(draws)])
     if labels is None:
         raise InputError("a mix of classes needs the labels of the held-out samples")

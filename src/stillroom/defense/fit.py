@@ -36,7 +36,7 @@ from stillroom.training.supervised import Supervised
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["Fitted", "Victim", "fit_guard", "observe_set", "train_victim"]
+__all__ = ["Fitted", "Victim", "fit_guard", "observe_set", "pixels_of", "train_victim"]
 
 ARCHITECTURE = "resnet8"
 STRANGERS = 2000  # images that no honest user would send, to show what the threshold is worth
@@ -291,7 +291,7 @@ def _write_report(
     page = Page(
         kind="guard",
         title=f"Guard of {result['architecture']} on {result['data']['name']}",
-        headline=f"{result['accuracy']:.2f} % accuracy; threshold {calibration.threshold:.4g} for {guard.window} queries",
+        headline=f"{result['accuracy']:.2f} % accuracy; threshold {calibration.threshold:.4g}",
         sections=sections,
         config=config,
         environment=environment(),
