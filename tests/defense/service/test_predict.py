@@ -159,6 +159,9 @@ async def test_decisions_hold_the_evidence(service: Service) -> None:
     assert sum(decision.classes.values()) == 4  # the window
     weighted = sum(decision.distances[name] * count for name, count in decision.classes.items()) / 4
     assert decision.score == pytest.approx(weighted)
+    account = service.store.account("alice")
+    assert account is not None
+    assert account.highest == pytest.approx(decision.score)  # also where a later image of the request scored less
 
 
 async def test_the_threshold_is_shared_by_replicas(make_service: MakeService) -> None:

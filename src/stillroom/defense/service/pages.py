@@ -27,8 +27,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 COOKIE = "stillroom_admin"
 PAGE = 50  # accounts, or decisions of an account
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
@@ -94,6 +94,10 @@ def pages_router(serving: Serving, settings: Settings) -> APIRouter:
     @router.get("/style.css")
     def style() -> Response:
         return Response((TEMPLATES / "style.css").read_bytes(), media_type="text/css")
+
+    @router.get("/icon.svg")
+    def icon() -> Response:
+        return Response((TEMPLATES / "icon.svg").read_bytes(), media_type="image/svg+xml")
 
     @router.post("/login")
     def login(request: Request, key: Annotated[str, Form()]) -> Response:

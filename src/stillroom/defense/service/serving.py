@@ -128,10 +128,12 @@ class Serving:
     def _defend(self, defence: Defence, queries: Queries, *, trusted: bool) -> Answered:
         with self._locks[queries.account]:
             answers = defence.answer(queries)
-            due = np.flatnonzero(np.isfinite(answers.scores))
-            score = float(answers.scores[due[-1]]) if len(due) else None
+            due, now = answers.scores[np.isfinite(answers.scores)], time.time()
+            score = float(due[-1]) if len(due) else None
             poisoned = 0 if trusted else int(answers.altered.sum())
-            self.store.record(queries.account, score=score, poisoned=poisoned, now=time.time())
+            if score is not None and due.max() > score:  # the store keeps the highest of what it is told
+                self.store.record(queries.account, score=float(due.max()), poisoned=0, now=now)
+            self.store.record(queries.account, score=score, poisoned=poisoned, now=now)
             if isinstance(defence, DetectAndPoison) and (answers.scores > defence.threshold).any():
                 self.metrics.flagged.inc()
                 self.store.decide(self._decision(defence, queries, answers, poisoned))
