@@ -23,7 +23,7 @@ from stillroom.defense.contracts import Floats, Ints, Queries
 from stillroom.defense.dadd import ADD
 from stillroom.errors import InputError
 
-__all__ = ["Linked", "Whitening", "fisher_direction", "fit_whitening", "shift_significance"]
+__all__ = ["Linked", "Whitening", "fisher_map", "fit_whitening", "shift_significance"]
 
 RIDGE = 1e-3  # of the mean variance, added to each: directions in which nothing varies must not be blown up
 
@@ -83,21 +83,21 @@ def fit_whitening(features: NDArray[np.floating], classes: Ints, fallback: Float
     return Whitening(mean, vectors / np.sqrt(values.clip(0) + ridge))
 
 
-def fisher_direction(mean: Floats, cov: Floats) -> Floats:
-    """Return the direction that best tells a pool from honest queries, both whitened by the honest ones.
+def fisher_map(cov: Floats) -> Floats:
+    """Return the matrix that makes a pool's mean the direction that best tells the pool from honest queries.
 
-    ``((cov + I) / 2)^-1 mean``: Fisher's discriminant of a pool with these moments and a set with mean zero and unit
-    covariance. The pool's covariance keeps a loud attack (noise) from hiding a quiet one (photographs): a direction in
-    which the pool is spread widely counts less.
+    ``((cov + I) / 2)^-1``, of Fisher's discriminant for a pool with this covariance and honest queries with mean zero
+    and unit covariance: both are whitened by the latter. The pool's covariance keeps a loud attack (noise) from hiding
+    a quiet one (photographs): a direction in which the pool is spread widely counts less.
 
     Shapes:
-        mean: [d]. cov: [d, d].
+        cov: [d, d]. Returns [d, d].
 
     Example:
-        >>> fisher_direction(np.array([1.0, 0.0]), np.eye(2)).tolist()
-        [1.0, 0.0]
+        >>> fisher_map(np.diag([1.0, 3.0])).tolist()
+        [[1.0, 0.0], [0.0, 0.5]]
     """
-    return np.asarray(np.linalg.solve((cov + np.eye(len(mean))) / 2, mean))
+    return np.asarray(np.linalg.inv((cov + np.eye(len(cov))) / 2))
 
 
 def shift_significance(mean: Floats, pooled: float, held_out: int) -> float:
@@ -121,6 +121,8 @@ class _Learnt:
 
     direction: Floats
     honest: Floats
+    inverse: Floats  # Fisher's map, [d, d]
+    weight: float  # of the pool
 
 
 class Linked:
@@ -214,10 +216,14 @@ class Linked:
         window = self.add.windows.append(queries.account, queries.features, classes)
         scores = self.add.score(window, len(queries))
         deviations = self.whitening(window.features, window.classes)
-        # Judged by what was learnt before: the account's own queries have no say in the direction yet.
         learnt, new = self._learnt, len(queries)
         if learnt is not None:
-            scores = np.fmax(scores, self._along(learnt, deviations @ learnt.direction, new))
+            # An account must not be judged by a direction it took part in: its own share is taken out again. What
+            # it asked since the direction was learnt is not in there yet, so this errs on the honest side.
+            number = window.total - len(deviations) + np.arange(len(deviations))  # of the account's queries, from 0
+            own = deviations[: len(deviations) - new][number[: len(deviations) - new] < self.add.windows.size].sum(0)
+            direction = learnt.direction - learnt.inverse @ own / learnt.weight
+            scores = np.fmax(scores, self._along(learnt, deviations @ direction, new))
         young = self.add.windows.size - (window.total - new)  # queries that still may enter the pool
         if young > 0:
             with self._lock:
@@ -281,8 +287,9 @@ class Linked:
             self._learnt = None
             return
         mean = self._pool["first"] / total
-        direction = fisher_direction(mean, self._pool["second"] / total - np.outer(mean, mean))
+        inverse = fisher_map(self._pool["second"] / total - np.outer(mean, mean))
+        direction = inverse @ mean
         along = (self._held_out @ direction)[self._windows]
         size = along.shape[1]
         honest = np.sort((np.cumsum(along, 1) / np.arange(1, size + 1)).T, 1)
-        self._learnt = _Learnt(direction, honest)
+        self._learnt = _Learnt(direction, honest, inverse, float(total))
