@@ -14,7 +14,7 @@ from stillroom.errors import InputError, OutputError
 
 __all__ = ["Database"]
 
-LONG_LOG = 16 * 2**20  # bytes of the write-ahead log that are carried over into the database
+LONG_LOG = 64 * 2**20  # bytes of the write-ahead log that are carried over into the database
 PATIENCE = 10  # seconds to wait while another process writes
 
 
