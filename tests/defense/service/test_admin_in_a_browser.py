@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from defense.service.application import ADMIN, Service, as_json, foreign_images, known_images
 from defense.service.browser import browsing, chromium
 from defense.service.serving import served

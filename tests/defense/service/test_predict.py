@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -370,6 +372,15 @@ async def test_a_store_that_is_gone_makes_the_service_unready(service: Service) 
         service.store.close()
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_nothing_is_answered_that_the_store_does_not_remember(service: Service) -> None:
+    with contextlib.closing(sqlite3.connect(service.store.path)) as connection:
+        connection.execute("DROP TABLE query")
+    async with service.client() as client:
+        response = await client.post("/v1/predict", json=as_json(known_images(1)))
+    assert response.status_code == 503
+    assert response.json() == {"detail": "the service is not ready"}
 
 
 def test_a_model_with_other_classes_is_refused(make_service: Callable[..., Service]) -> None:

@@ -52,7 +52,10 @@ def admin_router(serving: Serving, settings: Settings) -> APIRouter:
             raise Refusal(401, "the administrator's key is missing or wrong", "admin")
 
     router = APIRouter(
-        prefix="/v1/admin", tags=["admin"], dependencies=[Depends(administrator)], responses=problems(400, 401, 422)
+        prefix="/v1/admin",
+        tags=["admin"],
+        dependencies=[Depends(administrator)],
+        responses=problems(400, 401, 413, 422, 503),
     )
 
     @router.get("/status")

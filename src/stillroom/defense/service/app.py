@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from stillroom.defense.contracts import Defence, Observe
-from stillroom.errors import MissingExtraError
+from stillroom.errors import FailureError, MissingExtraError
 
 try:
     import python_multipart  # noqa: F401  FastAPI wants it for forms and says so only when the first is made
@@ -83,6 +83,13 @@ def create_app(
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         metrics.refused.labels(error.reason if isinstance(error, Refusal) else str(error.status_code)).inc()
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(FailureError)
+    async def failed(request: Request, error: FailureError) -> JSONResponse:
+        # The account store cannot be read or written: nothing is answered that it would not remember.
+        logger.error("the account store failed", extra={"fields": {"reason": str(error)}})
+        metrics.refused.labels("store").inc()
+        return JSONResponse({"detail": "the service is not ready"}, 503, {"Retry-After": "1"})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

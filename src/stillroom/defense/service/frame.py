@@ -73,7 +73,9 @@ class Frame:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
-            line = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 3)}
+            client = scope["client"][0] if scope.get("client") else None
+            line = {"method": scope["method"], "path": scope["path"], "client": client}
+            line |= {"status": status, "ms": round(1000 * seconds, 3)}
             logger.info("request", extra={"fields": {**line, **said}})
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:

@@ -19,17 +19,22 @@ class Metrics:
     """The counters of one application, in a registry of its own."""
 
     def __init__(self, store: Store) -> None:
-        self.registry = CollectorRegistry()
-        names = {"namespace": "stillroom", "registry": self.registry}
-        self.requests = Counter("requests", "Requests by route and status.", ["route", "status"], **names)
-        self.refused = Counter("refused", "Requests that were refused, by reason.", ["reason"], **names)
-        self.images = Counter("images", "Images classified.", **names)
-        self.poisoned = Counter("poisoned", "Answers that are not the model's own.", **names)
-        self.flagged = Counter("flagged", "Requests with a score above the threshold.", **names)
-        self.seconds = Histogram("request_seconds", "Time per request.", ["route"], buckets=_SECONDS, **names)
-        self.model_seconds = Histogram("model_seconds", "Time in the model, per request.", buckets=_SECONDS, **names)
+        own = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "stillroom_requests", "Requests by route and status.", ["route", "status"], registry=own
+        )
+        self.refused = Counter("stillroom_refused", "Requests that were refused, by reason.", ["reason"], registry=own)
+        self.images = Counter("stillroom_images", "Images classified.", registry=own)
+        self.poisoned = Counter("stillroom_poisoned", "Answers that are not the model's own.", registry=own)
+        self.flagged = Counter("stillroom_flagged", "Requests with a score above the threshold.", registry=own)
+        self.seconds = Histogram(
+            "stillroom_request_seconds", "Time per request.", ["route"], registry=own, buckets=_SECONDS
+        )
+        self.model_seconds = Histogram(
+            "stillroom_model_seconds", "Time in the model, per request.", registry=own, buckets=_SECONDS
+        )
         self.guard_seconds = Histogram(
-            "guard_seconds", "Time in defence and account store, per request.", buckets=_SECONDS, **names
+            "stillroom_guard_seconds", "Time in defence and account store, per request.", registry=own, buckets=_SECONDS
         )
         self.registry.register(_Counts(store))
 

@@ -175,7 +175,7 @@ class GuardMiddleware:
                 order = (-row).argsort(kind="stable")[: len(given)] if len(given) < len(names) else range(len(names))
                 record[self.probabilities] = {names[k]: rounded[k] for k in order}
             else:
-                raise _UnreadableError(f"{self.probabilities} is neither a list with one for each class nor by known names")
+                raise _UnreadableError(f"{self.probabilities} is neither one number for each class nor by known names")
 
     def _kind(self, label: object) -> Literal["position", "name"]:
         if isinstance(label, int) and not isinstance(label, bool):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.defense.add import Reference, WindowScore, window_score
-from stillroom.defense.contracts import Answers, Defence, Floats, Ints, Observe, Queries, softmax
+from stillroom.defense.contracts import Answers, Defence, Detector, Floats, Ints, Observe, Queries, softmax
 from stillroom.defense.dadd import ADD, DetectAndPoison
 from stillroom.defense.linking import Linked
 from stillroom.defense.service.images import decode_images
@@ -211,12 +211,17 @@ class _SeenWindows:
 
 def _watched(defence: Defence | None) -> tuple[Defence | None, _SeenWindows | None]:
     """Return a copy of a D-ADD whose windows can be looked at afterwards; other defences as they are."""
-    if not isinstance(defence, DetectAndPoison) or not isinstance(defence.detector, ADD | Linked):
+    if not isinstance(defence, DetectAndPoison):
         return defence, None
-    defence, detector = copy.copy(defence), copy.copy(defence.detector)
-    add = copy.copy(detector.add) if isinstance(detector, Linked) else detector
+    if isinstance(defence.detector, Linked):
+        linked = copy.copy(defence.detector)
+        add = linked.add = copy.copy(linked.add)
+        detector: Detector = linked
+    elif isinstance(defence.detector, ADD):
+        detector = add = copy.copy(defence.detector)
+    else:
+        return defence, None
     add.windows = seen = _SeenWindows(add.windows, add.reference)
-    if isinstance(detector, Linked):
-        detector.add = add
+    defence = copy.copy(defence)
     defence.detector = detector
     return defence, seen
