@@ -19,7 +19,7 @@ from stillroom.defense.attacks.disguide import Ensemble, disagreement_loss
 from stillroom.defense.attacks.forward_differences import forward_differences, random_directions
 from stillroom.defense.attacks.generator import Generator, Replay
 from stillroom.defense.attacks.jbda import fgsm_perturbation, jacobian_augment, targeted_perturbation
-from stillroom.defense.attacks.rewards import Bandit, Reward, Rewards
+from stillroom.defense.attacks.rewards import Bandit, Reward, Rewards, certainty, diversity, imitation_loss
 from stillroom.errors import InputError
 
 seeds = st.integers(0, 2**31)
@@ -110,6 +110,22 @@ rows = arrays.arrays(np.float64, (5,), elements=st.floats(0, 1, width=16))
 def test_rewards_are_finite_whatever_is_answered(stream: list[tuple[np.ndarray, np.ndarray]], kind: Reward) -> None:
     rewards = Rewards(kind)
     assert all(np.isfinite(rewards(victim, clone)) for victim, clone in stream)
+
+
+def test_rewards_one_by_one_are_those_of_the_whole_stream() -> None:
+    victim, clone = (drawn(seed, 9, 4).softmax(1).numpy() for seed in (0, 1))
+    means = victim.cumsum(0) / np.arange(1, 10)[:, None]
+    whole = {
+        "certainty": certainty(victim),
+        "diversity": diversity(victim, means),
+        "loss": imitation_loss(victim, clone),
+    }
+    together, parts = Rewards("all"), np.stack(list(whole.values()), 1)
+    whole["all"] = np.array([together.standardise(row) for row in parts])
+    for kind in get_args(Reward):
+        rewards = Rewards(kind)
+        found = [rewards(answer, imitation) for answer, imitation in zip(victim, clone, strict=True)]
+        np.testing.assert_allclose(found, whole[kind], err_msg=kind)
 
 
 def test_a_reward_that_never_changes_prefers_nothing() -> None:

@@ -196,7 +196,8 @@ class Knockoff:
                 guide.eval()
                 with torch.no_grad():
                     imitated = guide(pixels).double().softmax(1).cpu().numpy()
-                for action, answer, imitation in zip(actions, part.answers, imitated, strict=False):
+                paid = actions[: len(part)]  # the budget may have ended within the step
+                for action, answer, imitation in zip(paid, part.answers, imitated, strict=True):
                     bandit.reward(action, rewards(answer, imitation))
                 tell(done)
         return asked
@@ -207,10 +208,11 @@ def _draw(bandit: Bandit, waiting: list[list[int]], count: int, stream: np.rando
     actions, chosen = [], []
     policy = bandit.policy()
     for _ in range(count):
-        open_ = policy * [len(images) > 0 for images in waiting]
-        if open_.sum() == 0:  # what the policy has given up is all there is left
-            open_ = np.array([len(images) > 0 for images in waiting], np.float64)
-        action = int(stream.choice(len(waiting), p=open_ / open_.sum()))
+        left = np.array([len(images) > 0 for images in waiting], np.float64)
+        weight = policy * left
+        if weight.sum() == 0:  # only classes the policy has given up have images left
+            weight = left
+        action = int(stream.choice(len(waiting), p=weight / weight.sum()))
         actions.append(action)
         chosen.append(waiting[action].pop())
     return actions, np.array(chosen, np.int64)
