@@ -69,8 +69,8 @@ def settings(**changes: Any) -> Settings:
 class Service:
     """An application with its store, and the keys of two accounts."""
 
-    def __init__(self, folder: Path, *, defended: bool = True, **changes: Any) -> None:
-        self.store = SQLiteStore(folder / "accounts.sqlite", size=WINDOW, width=WIDTH, identity="test")
+    def __init__(self, folder: Path, *, store: Any = None, defended: bool = True, **changes: Any) -> None:
+        self.store = store or SQLiteStore(folder / "accounts.sqlite", size=WINDOW, width=WIDTH, identity="test")
         self.app: FastAPI = create_app(
             changes.pop("observe", observe), CLASSES, SHAPE, guard(self.store) if defended else None, self.store,
             settings(**changes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,20 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from defense.service.application import Service, as_json, foreign_images, known_images, observe
+from defense.redis_server import redis_server
+from defense.service.application import (
+    ADMIN,
+    WIDTH,
+    WINDOW,
+    Service,
+    as_json,
+    foreign_images,
+    known_images,
+    observe,
+)
 from defense.service.serving import served
 from stillroom.defense.contracts import Images, Observed
+from stillroom.defense.service.redis_store import RedisStore
 
 
 def exchange(address: str, request: bytes, *, then_close: bool = False) -> bytes:
@@ -49,6 +61,43 @@ def test_accounts_ask_side_by_side_and_restarts_remember_them(tmp_path: Path) ->
     assert accounts["eve"].poisoned == 17
     assert accounts["bob"].poisoned == accounts["carol"].poisoned == 0
     again.store.close()
+
+
+def test_two_replicas_on_one_redis_decide_as_one_process(tmp_path: Path, empty_redis: str) -> None:
+    stores = [RedisStore(empty_redis, size=WINDOW, width=WIDTH, identity="test") for _ in range(2)]
+    replicas = [Service(tmp_path, store=store) for store in stores]
+    alone = Service(tmp_path)
+    requests = [as_json(draw(3, seed)) for seed in range(6) for draw in (known_images, foreign_images)]
+    with served(replicas[0].app) as first, served(replicas[1].app) as second, served(alone.app) as single:
+        shared = {"Authorization": f"Bearer {replicas[0].key}"}  # made by one, known to both
+        own = {"Authorization": f"Bearer {alone.key}"}
+        for body, replica in zip(requests, itertools.cycle([first, second])):
+            expected = httpx.post(f"{single}/v1/predict", json=body, headers=own)
+            assert httpx.post(f"{replica}/v1/predict", json=body, headers=shared).json() == expected.json()
+        flagged = [decision.score for decision in stores[0].decisions()]
+        assert flagged == pytest.approx([decision.score for decision in alone.store.decisions()])
+        assert len(flagged) > 3
+        replicas[1].store.set_status("alice", "banned")
+        assert httpx.post(f"{first}/v1/predict", json=requests[0], headers=shared).status_code == 403
+
+
+def test_without_its_redis_nothing_is_answered(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with redis_server(tmp_path_factory.mktemp("redis")) as (url, database):
+        service = Service(tmp_path, store=RedisStore(url, size=WINDOW, width=WIDTH, identity="test"))
+        with served(service.app) as address:
+            headers = {"Authorization": f"Bearer {service.key}"}
+            body = as_json(known_images(1))
+            assert httpx.post(f"{address}/v1/predict", json=body, headers=headers).status_code == 200
+            database.kill()
+            database.wait()
+            for answer in (
+                httpx.post(f"{address}/v1/predict", json=body, headers=headers),
+                httpx.get(f"{address}/readyz"),
+                httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {ADMIN}"}),
+            ):
+                assert answer.status_code == 503
+                assert url.removeprefix("unix://") not in answer.text
+            assert httpx.get(f"{address}/healthz").status_code == 200
 
 
 def test_bodies_are_bounded_on_the_wire(tmp_path: Path) -> None:
