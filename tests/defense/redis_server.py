@@ -13,7 +13,9 @@ import pytest
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path, *, appendonly: str = "yes") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def redis_server(
+    folder: Path, *, appendonly: str = "yes", appendfsync: str = "everysec"
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run redis-server with its append-only file in ``folder``; yield its address and its process."""
     binary = shutil.which("redis-server")
     if binary is None:
@@ -22,7 +24,7 @@ def redis_server(folder: Path, *, appendonly: str = "yes") -> Iterator[tuple[str
 
     socket = folder / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
-    options += ["--appendonly", appendonly]
+    options += ["--appendonly", appendonly, "--appendfsync", appendfsync]
     server = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         client = redis.Redis(unix_socket_path=str(socket))

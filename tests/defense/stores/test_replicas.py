@@ -65,7 +65,7 @@ def test_two_replicas_on_one_redis_and_two_openings_of_a_file_decide_as_one(empt
 
 def test_a_redis_that_went_away_is_said_in_one_line_and_found_again() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        with redis_server(Path(folder)) as (url, server):
+        with redis_server(Path(folder), appendfsync="always") as (url, server):
             store = RedisStore(url, size=W, width=WIDTH)
             queries = np.ones((1, WIDTH), np.float32), np.array([1])
             store.append("eve", *queries)

@@ -43,10 +43,10 @@ class RedisStore:
     """Accounts in Redis: replicas that share one decide as a single process would.
 
     Windows are appended to, and buckets charged, by scripts that Redis runs one at a time. What ``append`` took in has
-    left this process when it returns, so killing the process loses nothing. What a crash of *Redis* loses is Redis'
-    own bound: with ``appendonly yes`` and ``appendfsync everysec`` nothing when its process is killed and at most about
-    two seconds when the machine fails, with ``appendfsync always`` nothing; without ``appendonly`` all since the last
-    snapshot, which is logged as a warning when the store opens. One Redis or a Sentinel's primary, not a cluster.
+    left this process when it returns, so killing the process loses nothing. What a crash of *Redis* or of its machine
+    loses is Redis' own bound: with ``appendonly yes`` and ``appendfsync always`` nothing, with ``everysec`` up to about
+    two seconds (a write waits while the one before is synced), without ``appendonly`` all since the last snapshot,
+    which is logged as a warning when the store opens. One Redis or a Sentinel's primary, not a cluster.
 
     Times are those the replicas give: a replica whose clock is ahead by some seconds sees buckets fuller by as much.
 
