@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from stillroom.defense.add import Reference
-from stillroom.defense.calibrate import Calibration
-from stillroom.defense.dadd import ADD
+from stillroom.defense.calibrate import Calibration, draw_windows
+from stillroom.defense.contracts import Ints
+from stillroom.defense.dadd import ADD, DetectAndPoison
+from stillroom.defense.linking import Linked
+from stillroom.defense.poison import KeyedPoison
 from stillroom.defense.windows import Windows
 from stillroom.errors import InputError
 from stillroom.files import plain, write_bytes_atomic
@@ -21,6 +26,7 @@ __all__ = ["FILE", "Guard"]
 
 FILE = "guard.safetensors"
 FORMAT = "stillroom-guard-1"
+HONEST_WINDOWS = 2000  # drawn to know how far honest accounts deviate
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,22 @@ class Guard:
         reference: Class-wise normals of the training features.
         window: W, queries an account is judged by.
         calibration: The threshold and its false-positive rate.
+        linked: The same where accounts are also linked: two tests share the false alarms of one.
+        held_out: Features of honest queries, to tell what newcomers have in common, see :class:`Linked`.
+        held_out_classes: Classes predicted for them.
         weights_sha256: Hash of the model's weights.
         classes: Class names.
+
+    Shapes:
+        held_out: [N, d], float32. held_out_classes: [N].
     """
 
     reference: Reference
     window: int
     calibration: Calibration
+    linked: Calibration
+    held_out: NDArray[np.float32]
+    held_out_classes: Ints
     weights_sha256: str
     classes: tuple[str, ...]
 
@@ -51,15 +66,26 @@ class Guard:
         """Name model, window and reference in one short hash: evidence of another guard must not be judged by this."""
         return f"{self.weights_sha256[:16]}-{self.window}x{self.width}"
 
-    def detector(self, windows: Windows) -> ADD:
-        """Return the detector over a store of windows.
+    def defence(self, windows: Windows, secret: bytes, *, link: bool = False) -> DetectAndPoison:
+        """Return the defence over a store of windows.
+
+        Args:
+            windows: Keeps the accounts' queries.
+            secret: Keys the poison, see :class:`~stillroom.defense.poison.KeyedPoison`.
+            link: Also judge accounts by what all newcomers have in common, see
+                :class:`~stillroom.defense.linking.Linked`.
 
         Raises:
-            InputError: The store's windows have another size.
+            InputError: The store's windows have another size, or the held-out features are too few to link accounts.
         """
         if windows.size != self.window:
             raise InputError(f"the store keeps windows of {windows.size}, the guard was calibrated for {self.window}")
-        return ADD(self.reference, windows)
+        add = ADD(self.reference, windows)
+        if not link:
+            return DetectAndPoison(add, self.calibration.threshold, KeyedPoison(secret))
+        drawn = draw_windows(len(self.held_out), self.window, HONEST_WINDOWS, np.random.default_rng(0))
+        detector = Linked(add, self.held_out, self.held_out_classes, drawn)
+        return DetectAndPoison(detector, self.linked.threshold, KeyedPoison(secret))
 
     def save(self, directory: str | Path) -> Path:
         """Write the file into a directory, atomically, and return its path."""
@@ -67,10 +93,16 @@ class Guard:
             "format": FORMAT,
             "window": self.window,
             "calibration": asdict(self.calibration),
+            "linked": asdict(self.linked),
             "weights_sha256": self.weights_sha256,
             "classes": self.classes,
         }
-        tensors = {"mean": self.reference.mean, "cov": self.reference.cov}
+        tensors: dict[str, NDArray[Any]] = {
+            "mean": self.reference.mean,
+            "cov": self.reference.cov,
+            "held_out": self.held_out,
+            "held_out_classes": self.held_out_classes,
+        }
         file = Path(directory) / FILE
         write_bytes_atomic(file, save(tensors, metadata={"guard": json.dumps(plain(about))}))
         return file
@@ -92,13 +124,17 @@ class Guard:
         try:
             with safe_open(file, "np") as opened:
                 about = json.loads(opened.metadata()["guard"])
-                reference = Reference(np.array(opened.get_tensor("mean")), np.array(opened.get_tensor("cov")))
+                reference = Reference(opened.get_tensor("mean"), opened.get_tensor("cov"))
+                held_out, held_out_classes = opened.get_tensor("held_out"), opened.get_tensor("held_out_classes")
             if about["format"] != FORMAT:
                 raise InputError(f"{file} has format {about['format']!r:.40}, this stillroom reads {FORMAT}")
             guard = cls(
                 reference,
                 int(about["window"]),
                 Calibration(**about["calibration"]),
+                Calibration(**about["linked"]),
+                held_out,
+                held_out_classes,
                 str(about["weights_sha256"]),
                 tuple(about["classes"]),
             )
