@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -131,15 +132,16 @@ def generated_images(shape: Shape, count: int, *, seed: int = 0) -> Pixels:
 
 def _random_generators(shape: Shape, count: int, stream: torch.Generator) -> Pixels:
     channels, height, width = shape
+    small = [max(math.ceil(side / 4), 2) for side in (height, width)]  # a map of one pixel cannot be normalised
     parts = [torch.empty(0, *shape)]
     for start in range(0, count, 64):
-        x = torch.randn(min(64, count - start), 32, math.ceil(height / 4), math.ceil(width / 4), generator=stream)
-        for out in (32, 16, channels):
-            if x.shape[-1] < width:
+        x = torch.randn(min(64, count - start), 32, *small, generator=stream)
+        for doubled, out in ((True, 32), (True, 16), (False, channels)):
+            if doubled:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             weight = torch.randn(out, x.shape[1], 3, 3, generator=stream) / (9 * x.shape[1]) ** 0.5
             x = F.instance_norm(F.conv2d(x, weight, padding=1))
-            x = F.leaky_relu(x, 0.2) if out != channels else x
+            x = F.leaky_relu(x, 0.2) if doubled else x
         parts.append(torch.tanh(x[:, :, :height, :width]))
     return ((torch.cat(parts) + 1) * 127.5).round().to(torch.uint8).numpy()
 
@@ -193,7 +195,7 @@ def _read_digits(folder: Path, domain: str) -> TensorImages:
     try:
         with np.load(path, allow_pickle=False) as stored:
             images, labels = stored["images"], stored["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"{path} cannot be read as images and labels ({error}); fetch it again") from error
     if images.ndim == 3:
         images = images[..., None]
