@@ -101,7 +101,9 @@ def test_any_data_set_can_be_asked_for_and_colours_become_grey(tmp_path: Path) -
         (tmp_path / label).mkdir()
         for number in range(5):
             colour = (255, 0, 0) if label == "cat" else (0, 255, 0)
-            Image.new("RGB", (12, 12), colour).save(tmp_path / label / f"{number}.png")
+            image = Image.new("RGB", (12, 12), colour)
+            image.putpixel((0, 0), (255, 255, 255))  # far from the pixel looked at below
+            image.save(tmp_path / label / f"{number}.png")
     traffic = load_traffic(f"folder:{tmp_path}", (1, 6, 6), 8)  # a fifth is set aside for tests
     assert np.array_equal(traffic.images[:, 0, 3, 3], np.where(traffic.labels == 0, 76, 150))
 
