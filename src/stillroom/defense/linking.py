@@ -211,7 +211,13 @@ class Linked:
             return self._significance()
 
     def watch(self, queries: Queries) -> Floats:
-        """Take in one account's consecutive queries and return their scores [B]; NaN where none is due."""
+        """Take in one account's consecutive queries and return their scores [B]; NaN where none is due.
+
+        Raises:
+            InputError: A feature is not finite; nothing is taken in then.
+        """
+        if not np.isfinite(queries.features).all():
+            raise InputError("a feature is not finite")  # one would spoil the pool for everybody
         classes = queries.logits.argmax(1).astype(np.int64)
         window = self.add.windows.append(queries.account, queries.features, classes)
         scores = self.add.score(window, len(queries))
@@ -243,6 +249,8 @@ class Linked:
         """
         if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in self._pool.items()}:
             raise InputError("the stored pool belongs to a model with other features; start without it")
+        if not all(np.isfinite(value).all() for value in state.values()):
+            raise InputError("the stored pool holds numbers that are not finite; start without it")
         with self._lock:
             self._pool = {name: np.array(value, np.float64) for name, value in state.items()}
             self._learn()

@@ -131,6 +131,19 @@ def test_the_state_is_as_large_after_many_accounts_as_after_one() -> None:
     assert sum(value.nbytes for value in linked.state().values()) == before
 
 
+def test_a_feature_that_is_not_finite_is_refused_and_spoils_nothing() -> None:
+    linked, rng = detector(FEW), np.random.default_rng(15)
+    linked.watch(queries("user", *samples(rng, 2)))
+    before = linked.state()
+    features, classes = samples(rng, 2)
+    features[1, 3] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        linked.watch(queries("broken", features, classes))
+    assert all(np.array_equal(value, before[name]) for name, value in linked.state().items())
+    with pytest.raises(InputError, match="not finite"):
+        linked.restore({**before, "first": before["first"] * np.nan})
+
+
 def test_threads_lose_no_query_of_the_pool() -> None:
     linked, rng = detector(FEW, warmup=4096), np.random.default_rng(12)
     asked = [queries(f"user-{a}", *samples(rng, 2)) for a in range(200)]
