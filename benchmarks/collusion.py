@@ -201,19 +201,18 @@ class Outcome(NamedTuple):
     clean: float  # answers the attack got that were not poisoned
     before: float  # queries of the attack before the first flagged one
     honest: float  # of the honest queries that were poisoned
-    auroc: float  # of the queries' scores
+    auroc: float  # of the scores of those queries that had one
 
 
 def outcome(stream: Sequence[Query], flagged: np.ndarray, scores: Floats) -> Outcome:
     stolen = np.array([query.stolen for query in stream])
-    hits = flagged[stolen]
-    none = len(hits) == 0
+    hits, scored = flagged[stolen], np.isfinite(scores)
     return Outcome(
-        float("nan") if none else 100 * hits.mean(),
+        100 * hits.mean() if len(hits) else float("nan"),
         float((~hits).sum()),
         float(hits.argmax() if hits.any() else len(hits)),
         100 * flagged[~stolen].mean(),
-        float("nan") if none else float(roc_auc_score(stolen, np.nan_to_num(scores, nan=0.0))),
+        float(roc_auc_score(stolen[scored], scores[scored])) if (stolen & scored).any() else float("nan"),
     )
 
 
