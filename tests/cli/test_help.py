@@ -16,7 +16,10 @@ from stillroom.distillation.methods import METHODS
 Here = Callable[..., Ended]
 
 VERBS = ("distill", "bench", "methods", "export", "doctor")
-GROUPS = {"diffusion": ("train", "sample", "schedule", "trajectory", "bench")}
+GROUPS = {
+    "diffusion": ("train", "sample", "schedule", "trajectory", "bench"),
+    "defense": ("fit", "serve", "attack", "bench"),
+}
 ALL = (*VERBS, *(f"{group} {verb}" for group, verbs in GROUPS.items() for verb in verbs))
 HEAVY = {"torch", "numpy", "jsonargparse", "rich", "lightning_fabric", "torchvision", "timm", "sklearn", "matplotlib"}
 

@@ -22,6 +22,8 @@ from stillroom.data.images import ImageData, TensorImages
 from stillroom.defense.arena import Undefended
 from stillroom.defense.attacks.collusion import colluding
 from stillroom.defense.attacks.target import Ask, BudgetSpent, Labels, Target
+from stillroom.defense.attacks.transfer import Recorded
+from stillroom.defense.cells import kept
 from stillroom.defense.contracts import Floats, Images
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.fit import fit_guard
@@ -175,7 +177,7 @@ def attack_classifier(
         clone_epochs: Epochs of its training on the answers.
         seed: Seed of every draw.
         device: Where to compute.
-        out: The run directory; queries and answers are kept there, so that none is asked twice.
+        out: The run directory; what was asked over HTTP is kept there, so that no query is made twice.
         config: The options as the command line knows them, kept in ``config.yaml``.
         show_progress: Show progress on standard error.
         resume: Continue a killed attack in ``out``.
@@ -206,7 +208,9 @@ def attack_classifier(
     victim = np.full(len(honest), -1)
     if url is not None:
         target = HTTPTarget(url, key, data.classes, budget=budget)
-        targets["endpoint"] = lambda: (target.ask, target)
+        recorded = Recorded(target.ask, run.path / "queries")
+        target.spent = recorded.paid
+        targets["endpoint"] = lambda: (recorded, target)
     else:
         endpoint, guard = _guarded(data, model, run, device, seed, show_progress)
         victim = endpoint.observe(honest.pixels.numpy()).logits.argmax(1)
@@ -217,27 +221,16 @@ def attack_classifier(
     measure = accuracy_on(honest.pixels.numpy(), honest.target.numpy(), victim)
     found: dict[str, dict[str, Any]] = {}
     for name, make in targets.items():
-        ask, counted = make()
-        stolen = thief.steal(
-            ask,
-            data,
-            traffic,
-            labels,
-            folder=run.path / f"queries-{name}",
-            fabric=make_fabric(device),
-            show_progress=show_progress,
-        )
-        stolen.model.eval()
-        with torch.inference_mode():
-            worth = measure(stolen.model)
-        inside = isinstance(counted, Target)
-        found[name] = {
-            "clone_accuracy": worth["test_accuracy"],
-            "agreement": worth["agreement"] if inside else None,
-            "altered": 100 * counted.altered / max(counted.spent, 1) if isinstance(counted, Target) else None,
-            "first_detected": counted.first_detected if isinstance(counted, Target) else None,
-            "asked": counted.spent,
-        }
+
+        def attacked(make: Callable[[], tuple[Ask, Target | HTTPTarget]] = make) -> dict[str, Any]:
+            ask, counted = make()
+            stolen = thief.steal(ask, data, traffic, labels, fabric=make_fabric(device), show_progress=show_progress)
+            stolen.model.eval()
+            with torch.inference_mode():
+                worth = measure(stolen.model)
+            return {"clone_accuracy": worth["test_accuracy"], **_noticed(counted, worth["agreement"])}
+
+        found[name] = kept(run.path / "cells" / f"{name}.json", attacked)
     columns = [
         *(Column("defence"), Column("clone [%]", ".2f"), Column("agreement [%]", ".2f")),
         *(Column("answers altered [%]", ".1f"), Column("first at query", "d"), Column("asked", "d")),
@@ -288,6 +281,19 @@ def _in_process(
     defence = Undefended() if guard is None else guard.defence(MemoryWindows(guard.window), b"known to nobody but us")
     target = Target(endpoint, defence, budget=budget, labels=labels, accounts=colluding(colluders))
     return target.ask, target
+
+
+def _noticed(counted: Target | HTTPTarget, agreement: float) -> dict[str, Any]:
+    """Return what is known of the victim's side; over HTTP only how often it was asked."""
+    if isinstance(counted, HTTPTarget):
+        return {"agreement": None, "altered": None, "first_detected": None, "asked": counted.spent}
+    altered = 100 * counted.altered / max(counted.spent, 1)
+    return {
+        "agreement": agreement,
+        "altered": altered,
+        "first_detected": counted.first_detected,
+        "asked": counted.spent,
+    }
 
 
 def _png(image: Images) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,13 +19,13 @@ from stillroom.defense.arena import Arena, Seen, deal, first_detection, honest_a
 from stillroom.defense.armoury import DEFENCES, DETECTORS, Armoury
 from stillroom.defense.attacks.target import Labels, Target
 from stillroom.defense.bench_report import detection_table, honest_table, theft_table, write_bench_report
+from stillroom.defense.cells import kept
 from stillroom.defense.detection import separate
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.fit import ARCHITECTURE, Victim, observe_set, pixels_of, train_victim
 from stillroom.defense.theft import ATTACKS, DATA_FREE, Thief, accuracy_on
 from stillroom.defense.traffic import Traffic, halves, load_traffic
 from stillroom.errors import InputError, unknown_name
-from stillroom.files import write_json_atomic
 from stillroom.reports.tables import Table
 from stillroom.training.fabric import Device, make_fabric, torch_device
 from stillroom.training.progress import counting
@@ -135,7 +134,7 @@ def bench(
     done: dict[str, dict[str, Any]] = {}
     with counting("bench", len(cells), done=0, show=show_progress) as tell:
         for number, (name, measure) in enumerate(cells.items(), 1):
-            done[name] = _kept(run.path / "cells" / f"{name}.json", measure)
+            done[name] = kept(run.path / "cells" / f"{name}.json", measure)
             tell(number)
     records = list(done.values())
     tables = {
@@ -332,20 +331,6 @@ class _Stage:
             "altered": target.altered / max(target.spent, 1),
             "first_detected": target.first_detected,
         }
-
-
-def _kept(file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what a cell measured before, or measure it and write it down."""
-    if file.is_file():
-        try:
-            kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise InputError(f"{file} is damaged; remove it and resume") from None
-        return kept
-    record = measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(file, record)
-    return record
 
 
 def _shifted(name: str, data: ImageData) -> Traffic:

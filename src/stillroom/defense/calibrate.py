@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from stillroom.defense.add import Reference, window_score
 from stillroom.defense.contracts import Floats, Ints
 from stillroom.errors import InputError
 
-__all__ = ["Calibration", "binomial_interval", "calibrate", "draw_windows", "quantile_threshold", "window_scores"]
+__all__ = [
+    *("Calibration", "HonestScores", "binomial_interval", "calibrate", "draw_windows", "honest_scores"),
+    *("quantile_threshold", "window_scores", "windows_for"),
+]
 
 
 @dataclass(frozen=True)
@@ -32,28 +36,76 @@ class Calibration:
     median: float  # of the honest scores
 
 
-def calibrate(
+def calibrate(scores: HonestScores, *, target_fpr: float = 0.01) -> Calibration:
+    """Choose the threshold of a window size, and tell the false-positive rate one gets with it.
+
+    Args:
+        scores: Of honest windows, see :func:`honest_scores`.
+        target_fpr: Share of honest windows that may lie above the threshold.
+
+    Raises:
+        InputError: The rate is outside 0..1, or too small for so few windows.
+
+    Example:
+        >>> scores = HonestScores(np.arange(1000.0), np.arange(1000.0) + 5)
+        >>> found = calibrate(scores, target_fpr=0.05)
+        >>> found.threshold, found.fpr
+        (949.0, 0.055)
+    """
+    draws, least = len(scores.choosing), windows_for(target_fpr)
+    if draws < least:
+        raise InputError(f"{draws} windows cannot tell a false-positive rate of {target_fpr:g}; draw at least {least}")
+    threshold = quantile_threshold(scores.choosing, target_fpr)
+    above = int((scores.checking > threshold).sum())
+    low, high = binomial_interval(above, len(scores.checking))
+    median = float(np.median(np.concatenate(scores)))
+    return Calibration(threshold, target_fpr, above / len(scores.checking), low, high, draws, median)
+
+
+def windows_for(target_fpr: float) -> int:
+    """Return how many windows it takes to choose a threshold for a rate: ten of them should lie above it.
+
+    Raises:
+        InputError: The rate is outside 0..1.
+
+    Example:
+        >>> windows_for(0.01)
+        1000
+    """
+    if not 0.0 < target_fpr < 1.0:
+        raise InputError(f"target_fpr is {target_fpr}; it must lie between 0 and 1, such as 0.01")
+    return math.ceil(round(10 / target_fpr, 6))
+
+
+class HonestScores(NamedTuple):
+    """Scores of windows of held-out images; the two halves share no image.
+
+    Shapes:
+        choosing: [n], a threshold is chosen on. checking: [n], tell what it is worth.
+    """
+
+    choosing: Floats
+    checking: Floats
+
+
+def honest_scores(
     reference: Reference,
     features: NDArray[np.floating],
     logits: NDArray[np.floating],
     *,
     window: int,
-    target_fpr: float = 0.01,
     labels: Ints | None = None,
     concentration: float | None = None,
     draws: int = 4000,
     seed: int = 0,
-) -> Calibration:
-    """Choose the threshold of a window size on held-out data the model was not trained on.
-
-    Half of the samples choose it; windows of the other half tell the false-positive rate one gets.
+) -> HonestScores:
+    """Score windows of held-out data the model was not trained on.
 
     Args:
         reference: Class-wise normals of the training features.
         features: Of held-out images.
         logits: Of the same images; the most likely class counts as predicted.
         window: Queries in a window.
-        target_fpr: Share of honest windows that may lie above the threshold.
         labels: True classes, needed with ``concentration``.
         concentration: Each window has its own mix of classes, drawn from a symmetric Dirichlet distribution: 0.3
             imitates users interested in a few classes. Without it, windows have the data's mix.
@@ -64,14 +116,8 @@ def calibrate(
         features: [N, d]. logits: [N, K]. labels: [N].
 
     Raises:
-        InputError: Too few samples for a window, or a rate outside 0..1.
+        InputError: There are too few samples for a window.
     """
-    if not 0.0 < target_fpr < 1.0:
-        raise InputError(f"target_fpr is {target_fpr}; it must lie between 0 and 1, such as 0.01")
-    if draws * target_fpr < 10:
-        raise InputError(
-            f"{draws} windows cannot tell a false-positive rate of {target_fpr:g}; draw at least {10 / target_fpr:.0f}"
-        )
     if len(features) < 2 * window:
         raise InputError(
             f"{len(features)} held-out samples are too few for windows of {window}; give at least {2 * window}"
@@ -84,11 +130,7 @@ def calibrate(
         mix = None if labels is None else np.asarray(labels)[half]
         chosen = draw_windows(len(half), window, draws, stream, labels=mix, concentration=concentration)
         scores.append(window_scores(reference, features, classes, half[chosen]))
-    threshold = quantile_threshold(scores[0], target_fpr)
-    above = int((scores[1] > threshold).sum())
-    low, high = binomial_interval(above, draws)
-    median = float(np.median(np.concatenate(scores)))
-    return Calibration(threshold, target_fpr, above / draws, low, high, draws, median)
+    return HonestScores(*scores)
 
 
 def quantile_threshold(scores: Floats, target_fpr: float) -> float:

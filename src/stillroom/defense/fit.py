@@ -14,7 +14,7 @@ from torch import nn
 from stillroom.data.images import ImageData, ImageSet, TensorImages
 from stillroom.data.loaders import TrainLoader
 from stillroom.defense.add import fit_reference
-from stillroom.defense.calibrate import calibrate, draw_windows, window_scores
+from stillroom.defense.calibrate import calibrate, draw_windows, honest_scores, window_scores, windows_for
 from stillroom.defense.contracts import Floats, Ints, Observed
 from stillroom.defense.detection import separate
 from stillroom.defense.endpoint import Endpoint
@@ -106,6 +106,8 @@ def fit_guard(
         InputError: Something handed over is wrong; the message names it and the mend.
         OutputError: A result could not be written.
     """
+    # Linked accounts are judged by two tests, which share the false alarms of one.
+    draws = max(4000, windows_for(target_fpr), windows_for(target_fpr / 2))
     asked = {"window": window, "target_fpr": target_fpr, "seed": seed, **(config or {}), "out": str(out)}
     run = RunDirectory.create(out, asked, overwrite=overwrite, resume=resume)
     if victim is None:
@@ -118,20 +120,18 @@ def fit_guard(
     reference = fit_reference(known.features, data.train.target.numpy(), len(data.classes), shrinkage=shrinkage)
     seen = observe_set(endpoint, held_out)
     labels: Ints = held_out.target.numpy()
-    # Linked accounts are judged by two tests, which share the false alarms of one.
-    calibration, linked = (
-        calibrate(
-            reference,
-            seen.features,
-            seen.logits,
-            window=window,
-            target_fpr=rate,
-            labels=labels,
-            concentration=concentration,
-            seed=seed,
-        )
-        for rate in (target_fpr, target_fpr / 2)
+    honest = honest_scores(
+        reference,
+        seen.features,
+        seen.logits,
+        window=window,
+        labels=labels,
+        concentration=concentration,
+        draws=draws,
+        seed=seed,
     )
+    calibration = calibrate(honest, target_fpr=target_fpr)
+    linked = calibrate(honest, target_fpr=target_fpr / 2)
     kept = np.random.default_rng((seed, 4)).permutation(len(labels))[:HELD_OUT]
     guard = Guard(
         reference=reference,
@@ -143,7 +143,7 @@ def fit_guard(
         weights_sha256=weights_hash(endpoint.model),
         classes=data.classes,
     )
-    scores = {"held-out images": _scores(guard, seen, seed)}
+    scores: dict[str, Floats] = {}
     for name, images in (
         ("generated images", generated_images(data.shape, STRANGERS, seed=seed)),
         ("noise", noise_images(data.shape, STRANGERS, seed=seed)),
@@ -151,8 +151,7 @@ def fit_guard(
         scores[name] = _scores(guard, endpoint.observe(images), seed)
     save_model(run.path, endpoint.model, victim.card)
     guard.save(run.path)
-    honest = scores.pop("held-out images")
-    found = {name: separate(honest, attack, calibration.threshold) for name, attack in scores.items()}
+    found = {name: separate(honest.checking, attack, calibration.threshold) for name, attack in scores.items()}
     table = Table(
         [
             *(Column("queries"), Column("AUROC", ".4f"), Column("FPR at 95 % TPR [%]", ".2f")),
@@ -173,7 +172,7 @@ def fit_guard(
         "out": str(run.path),
     }
     run.write_result(result)
-    _write_report(run, guard, {"held-out images": honest, **scores}, table, result, asked)
+    _write_report(run, guard, {"held-out images": honest.checking[:WINDOWS], **scores}, table, result, asked)
     return Fitted(guard, table, result, run.path)
 
 

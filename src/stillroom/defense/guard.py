@@ -17,7 +17,7 @@ from stillroom.defense.calibrate import Calibration, draw_windows
 from stillroom.defense.contracts import Ints
 from stillroom.defense.dadd import ADD, DetectAndPoison
 from stillroom.defense.linking import Linked
-from stillroom.defense.poison import KeyedPoison
+from stillroom.defense.poison import KeyedPoison, Style
 from stillroom.defense.windows import Windows
 from stillroom.errors import InputError
 from stillroom.files import plain, write_bytes_atomic
@@ -66,7 +66,9 @@ class Guard:
         """Name model, window and reference in one short hash: evidence of another guard must not be judged by this."""
         return f"{self.weights_sha256[:16]}-{self.window}x{self.width}"
 
-    def defence(self, windows: Windows, secret: bytes, *, link: bool = False) -> DetectAndPoison:
+    def defence(
+        self, windows: Windows, secret: bytes, *, link: bool = False, poison: Style = "normal"
+    ) -> DetectAndPoison:
         """Return the defence over a store of windows.
 
         Args:
@@ -74,6 +76,7 @@ class Guard:
             secret: Keys the poison, see :class:`~stillroom.defense.poison.KeyedPoison`.
             link: Also judge accounts by what all newcomers have in common, see
                 :class:`~stillroom.defense.linking.Linked`.
+            poison: How answers are falsified, see :class:`~stillroom.defense.poison.KeyedPoison`.
 
         Raises:
             InputError: The store's windows have another size, or the held-out features are too few to link accounts.
@@ -82,10 +85,10 @@ class Guard:
             raise InputError(f"the store keeps windows of {windows.size}, the guard was calibrated for {self.window}")
         add = ADD(self.reference, windows)
         if not link:
-            return DetectAndPoison(add, self.calibration.threshold, KeyedPoison(secret))
+            return DetectAndPoison(add, self.calibration.threshold, KeyedPoison(secret, style=poison))
         drawn = draw_windows(len(self.held_out), self.window, HONEST_WINDOWS, np.random.default_rng(0))
         detector = Linked(add, self.held_out, self.held_out_classes, drawn)
-        return DetectAndPoison(detector, self.linked.threshold, KeyedPoison(secret))
+        return DetectAndPoison(detector, self.linked.threshold, KeyedPoison(secret, style=poison))
 
     def save(self, directory: str | Path) -> Path:
         """Write the file into a directory, atomically, and return its path."""

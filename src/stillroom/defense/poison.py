@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Literal, get_args
 
 import numpy as np
 
 from stillroom.defense.contracts import Floats, Images, Queries
-from stillroom.errors import InputError
+from stillroom.errors import InputError, unknown_name
 
-__all__ = ["KeyedPoison", "fresh_poison"]
+__all__ = ["KeyedPoison", "Style", "fresh_poison"]
+
+Style = Literal["normal", "permuted"]
 
 
 class KeyedPoison:
@@ -22,6 +25,12 @@ class KeyedPoison:
 
     Args:
         secret: At least 16 bytes, kept beside the model and never logged; replicas share it.
+        style: ``normal`` draws N(0, 1) logits, as the paper does; they are flatter than a trained model's, so that a
+            thief can tell that he was caught. ``permuted`` hands the model's own logits to other classes: as confident
+            as ever, and wrong.
+
+    Raises:
+        InputError: The secret is too short, or there is no such style.
 
     Example:
         >>> queries = Queries("eve", np.zeros((2, 1, 4, 4), np.uint8), np.zeros((2, 3)), np.zeros((2, 10)))
@@ -30,23 +39,27 @@ class KeyedPoison:
         ((2, 10), True)
     """
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, *, style: Style = "normal") -> None:
         if len(secret) < 16:
             raise InputError("the poison's secret must have at least 16 bytes")
-        self._secret = secret
+        if style not in get_args(Style):
+            raise unknown_name("style of poison", style, get_args(Style))
+        self._secret, self.style = secret, style
 
     def __call__(self, queries: Queries) -> Floats:
-        """Return N(0, 1) logits [B, K] for the queries."""
-        classes = queries.logits.shape[1]
-        return np.stack([self._draw(queries.account, image, classes) for image in queries.images])
+        """Return logits [B, K] that know nothing of the queries' classes."""
+        drawn = []
+        for image, logits in zip(queries.images, queries.logits, strict=True):
+            stream = self._stream(queries.account, image)
+            drawn.append(stream.standard_normal(len(logits)) if self.style == "normal" else stream.permutation(logits))
+        return np.stack(drawn).astype(np.float64)
 
-    def _draw(self, account: str, image: Images, classes: int) -> Floats:
+    def _stream(self, account: str, image: Images) -> np.random.Generator:
         said = account.encode()
         mac = hmac.new(self._secret, len(said).to_bytes(8, "big") + said, hashlib.sha256)
         mac.update(f"{image.dtype}{image.shape}".encode())
         mac.update(np.ascontiguousarray(image).data)
-        seed = int.from_bytes(mac.digest()[:16], "big")
-        return np.random.Generator(np.random.Philox(key=seed)).standard_normal(classes)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(mac.digest()[:16], "big")))
 
 
 def fresh_poison(queries: Queries) -> Floats:

@@ -12,6 +12,7 @@ import torch
 
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.guard import Guard
+from stillroom.defense.poison import Style
 from stillroom.defense.service.keys import hash_admin_key, new_key
 from stillroom.defense.service.settings import Reply, Settings
 from stillroom.defense.service.store import Limits, Store
@@ -27,6 +28,7 @@ __all__ = ["ADMIN_KEY", "SECRET", "Opened", "Protection", "add_account", "open_s
 Protection = Literal["d-add", "none"]
 ADMIN_KEY = "STILLROOM_ADMIN_KEY"  # environment variables
 SECRET = "STILLROOM_GUARD_SECRET"
+CONNECTIONS = 1000  # at once; those without a key are refused only after they sent their head
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def open_service(
     *,
     defence: Protection = "d-add",
     link: bool = False,
+    poison: Style = "normal",
     answers: Reply = "soft",
     top_k: int = 5,
     per_minute: float = 600.0,
@@ -94,6 +97,7 @@ def open_service(
         store: The accounts.
         defence: ``d-add``, or ``none`` to serve the model as it is, with keys and limits only.
         link: Also judge accounts by what all newcomers have in common, against colluding accounts.
+        poison: What flagged accounts get: random logits (normal), or the model's own for other classes (permuted).
         answers: All probabilities, the highest, or the label alone.
         top_k: Probabilities given with ``top-k``.
         per_minute: Images an account may ask in a minute.
@@ -125,7 +129,7 @@ def open_service(
     )
     # Each worker computes on its own share of the cores: together they must not be more threads than there are.
     torch.set_num_threads(max(1, cores // settings.workers))
-    protection = guard.defence(store, secret, link=link) if defence == "d-add" else None
+    protection = guard.defence(store, secret, link=link, poison=poison) if defence == "d-add" else None
     app = create_app(endpoint, guard.classes, endpoint.card.input_shape, protection, store, settings)
     return Opened(app, admin_key)
 
@@ -144,7 +148,14 @@ def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     from stillroom.defense.service.logs import log_config
 
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=log_config(), access_log=False, server_header=False, lifespan="on"
+        app,
+        host=host,
+        port=port,
+        log_config=log_config(),
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        limit_concurrency=CONNECTIONS,
     )
     server = uvicorn.Server(config)
     try:

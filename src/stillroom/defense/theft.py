@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from stillroom.defense.attacks.jbda import JBDA
 from stillroom.defense.attacks.knockoff import Knockoff
 from stillroom.defense.attacks.maze import MAZE
 from stillroom.defense.attacks.target import Ask, Labels
-from stillroom.defense.attacks.transfer import Recorded, Stolen
+from stillroom.defense.attacks.transfer import Stolen
 from stillroom.defense.traffic import Traffic
 from stillroom.errors import InputError, unknown_name
 from stillroom.models.create import create_model
@@ -68,7 +67,6 @@ class Thief:
         traffic: Traffic,
         labels: Labels,
         *,
-        folder: Path | None = None,
         measure: Measure | None = None,
         fabric: Fabric | None = None,
         show_progress: bool = True,
@@ -80,7 +78,6 @@ class Thief:
             data: Its classes, the shape and the normalisation of its images, which a thief can guess.
             traffic: What is asked, by attacks that need images.
             labels: What the victim answers with.
-            folder: Where queries and answers are kept, so that a killed attack pays none twice (attacks with images).
             measure: Measures the clone as it is trained.
             fabric: Device and precision.
             show_progress: Whether to show progress on standard error.
@@ -100,15 +97,13 @@ class Thief:
         if self.attack in ("knockoff", "knockoff-adaptive"):
             recipe = replace(CLONE_RECIPE, epochs=self.epochs)
             strategy: Literal["random", "adaptive"] = "random" if self.attack == "knockoff" else "adaptive"
-            recorded = ask if folder is None else Recorded(ask, folder)
             return Knockoff(strategy=strategy, recipe=recipe, augment=augment).steal(
-                recorded, clone, traffic.images, labels=traffic.labels, **rest
+                ask, clone, traffic.images, labels=traffic.labels, **rest
             )
         if self.attack in ("jbda", "jbda-tr"):
-            recorded = ask if folder is None else Recorded(ask, folder)
             recipe = replace(CLONE_RECIPE, epochs=self.epochs)
             return JBDA(form="jacobian" if self.attack == "jbda" else "top", recipe=recipe, augment=augment).steal(
-                recorded, clone, traffic.images[:SEEDS], **rest
+                ask, clone, traffic.images[:SEEDS], **rest
             )
         if self.attack == "dfme":
             batch = self._batch(7, 256)

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from stillroom.cli._job import Group
 from stillroom.cli._parser import add_config, new_parser, parse, read_configs
 from stillroom.defense.guard import FILE, Guard
+from stillroom.defense.poison import Style
 from stillroom.defense.serve import ADMIN_KEY, Protection, add_account, open_service, open_store, serve
 from stillroom.defense.service.settings import Reply
 from stillroom.errors import InputError
@@ -23,6 +24,7 @@ DEFAULT = Path("runs/guard")
 KINDS = {
     "defence": Protection,
     "link": bool,
+    "poison": Style,
     "answers": Reply,
     "top_k": int,
     "per_minute": float,
