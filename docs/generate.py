@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from stillroom.data.batch import Batch
+from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import FAMILIES, METHODS, AnyMethod, family_of, method_class
 from stillroom.distillation.offline._method import DryRun, Method
 from stillroom.distillation.options import method_defaults
@@ -316,6 +317,35 @@ def page(name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def guarding_page() -> str:
+    """Return the page of all defences against model stealing, and of the attacks they are measured with."""
+    parts = [
+        NOTICE,
+        "# Defences against model stealing, and attacks",
+        "What stands in front of a served classifier, and what it is measured with. [The guide](../guide/defense.md) shows "
+        "them at work.",
+    ]
+    for kind, names in guarding.KINDS.items():
+        parts.append(f"## {kind.capitalize()}s")
+        for name in names:
+            cls = guarding.method_class(name)
+            card, meanings = cls.card, arguments(cls)
+            parts += [
+                f"### {name}",
+                f"{card.summary} Standing: **{card.standing}**: {STANDING[card.standing]}.",
+                f"```text\nfrom {cls.__module__} import {cls.__name__}\n{cls.__name__}{_signature(cls)}\n```",
+                prose(sections(cls)[""]),
+                "\n".join(f"- `{argument}`: {meaning}" for argument, meaning in meanings.items()),
+            ]
+            if card.ledger:
+                rows = [(q.paper, q.code, q.default + (f"; `{q.option}`" if q.option else "")) for q in card.ledger]
+                parts.append(table(("paper", "code", "default; the other by"), rows))
+            parts.append(
+                "\n".join(f"- {p.authors}. *{p.title}*. {p.venue}, {p.year}. {p.identifier}" for p in card.papers)
+            )
+    return "\n\n".join(parts) + "\n"
+
+
 def methods_table() -> str:
     """Return the table of all methods for the README."""
     rows = []
@@ -333,6 +363,7 @@ def pages() -> dict[Path, str]:
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     written = {DOCS / "methods" / f"{name}.md": page(name) for name in METHODS}
+    written[DOCS / "methods" / "defense.md"] = guarding_page()
     return {**written, README: f"{before}{BEGIN}\n{methods_table()}\n{END}{after}"}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cli.commands import ONE_THREAD, Ended
 from stillroom import __version__
+from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS
 
 Here = Callable[..., Ended]
@@ -104,9 +105,10 @@ def test_the_methods_are_listed_with_their_standing(here: Here) -> None:
     ended = here("methods")
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
-    assert all(any(line.split()[:1] == [name] for line in lines) for name in METHODS)
+    names = [*METHODS, *guarding.METHODS]
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in names)
     described = json.loads(here("methods", "--json").out)["methods"]
-    assert [method["name"] for method in described] == list(METHODS)
+    assert [method["name"] for method in described] == names
     assert {method["standing"] for method in described} <= {"verified", "derived", "reconstructed"}
 
 

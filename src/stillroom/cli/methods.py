@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,14 +13,30 @@ from rich.text import Text
 
 from stillroom.cli._output import print_result
 from stillroom.cli._parser import new_parser, parse
+from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS, family_of, method_class
 from stillroom.distillation.options import method_defaults
+from stillroom.errors import unknown_name
+from stillroom.files import plain
 
 __all__ = ["describe", "run"]
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a method's card, family and defaults, and what an offline one reads and weighs, as plain data."""
+    """Return a method's card, family and defaults, and what an offline one reads and weighs, as plain data.
+
+    Raises:
+        InputError: There is no such method.
+    """
+    if name in guarding.METHODS:
+        guard = guarding.method_class(name)
+        # A secret, say, has no default.
+        given = {
+            option: value for option, value in method_defaults(guard).items() if value is not inspect.Parameter.empty
+        }
+        return {**asdict(guard.card), "family": guarding.kind_of(name), "defaults": plain(given)}
+    if name not in METHODS:
+        raise unknown_name("method", name, [*METHODS, *guarding.METHODS])
     method = method_class(name)
     about = {**asdict(method.card), "family": family_of(name), "defaults": method_defaults(method)}
     if about["family"] == "offline":
@@ -34,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?", default=None, type=str, help="show this method in full")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     options = parse(parser, argv)
-    names = [options.name] if options.name else list(METHODS)
+    names = [options.name] if options.name else [*METHODS, *guarding.METHODS]
     methods = [describe(name) for name in names]
     if options.json:
         print_result({"methods": methods})
@@ -68,7 +85,8 @@ def _show(method: dict[str, Any]) -> None:
         )
     console.print("\nhyperparameters (paper's defaults)")
     for option, value in method["defaults"].items():
-        console.print(f"  --method.{option} {value}", markup=False)
+        prefix = "" if method["family"] in guarding.KINDS else "--method."
+        console.print(f"  {prefix}{option} {value}", markup=False)
     if not method["defaults"]:
         console.print("  none")
     if method["family"] == "offline":
