@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel
 
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
@@ -33,12 +34,17 @@ from stillroom.data.sources import load_data
 ACCOUNTS = 8
 
 
+class Asked(BaseModel):
+    """The body of a request."""
+
+    images: list[str]
+
+
 def bare(model: str, port: int) -> None:
     """Serve the network as anybody would."""
     import torch
     import uvicorn
     from fastapi import FastAPI
-    from pydantic import BaseModel
 
     from stillroom.defense.contracts import softmax
     from stillroom.defense.endpoint import Endpoint
@@ -46,9 +52,6 @@ def bare(model: str, port: int) -> None:
     torch.set_num_threads(1)
     endpoint = Endpoint.load(model)
     app = FastAPI()
-
-    class Asked(BaseModel):
-        images: list[str]
 
     @app.post("/v1/predict")
     def predict(asked: Asked) -> dict[str, list[dict[str, object]]]:

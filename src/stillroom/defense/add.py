@@ -6,7 +6,9 @@ Discrepancy", AAAI 2025 (arXiv:2503.12497).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,11 @@ class Reference:
         if not (np.isfinite(self.mean).all() and np.isfinite(self.cov).all()):
             raise InputError("the reference holds numbers that are not finite; fit it again")
 
+    @cached_property
+    def spread(self) -> Floats:
+        """Trace of each class' covariance [C]."""
+        return np.asarray(np.trace(self.cov, axis1=1, axis2=2))
+
 
 def fit_reference(
     features: NDArray[np.floating], labels: NDArray[np.integer], num_classes: int, *, shrinkage: float = 0.0
@@ -69,7 +76,7 @@ def fit_reference(
         raise InputError(
             f"{num_classes} covariances of {width} features take more than 4 GiB; guard a network with fewer features"
         )
-    _check(samples, np.asarray(labels, np.int64), num_classes)
+    _counts(samples, np.asarray(labels, np.int64), num_classes)
     mean = np.empty((num_classes, width))
     cov = np.empty((num_classes, width, width))
     for c in range(num_classes):
@@ -115,29 +122,36 @@ def class_distances(reference: Reference, features: NDArray[np.floating], classe
     Raises:
         InputError: The window is empty, a feature is not finite, or a class is outside 0..C-1.
     """
-    num_classes = len(reference.mean)
-    _check(features, classes, num_classes)
-    order = np.argsort(classes, kind="stable")
-    points, owner = np.asarray(features, np.float64)[order], classes[order]
-    counts = np.bincount(classes, minlength=num_classes)
-    present = np.flatnonzero(counts)
+    counts = _counts(features, classes, len(reference.mean))
+    present = counts.nonzero()[0]
     n = counts[present]
-    starts = np.concatenate(([0], np.cumsum(n)[:-1]))
+    ends = n.cumsum()
+    starts = ends - n
+    points = np.asarray(features)[classes.argsort(kind="stable")].astype(np.float64)  # class by class
     means = np.add.reduceat(points, starts) / n[:, None]
     centred = points - means.repeat(n, 0)
-    spread = np.add.reduceat(np.einsum("nd,nd->n", centred, centred), starts) / n
-    apart = ((reference.mean[present] - means) ** 2).sum(1)
-    found = apart + np.trace(reference.cov[present], axis1=1, axis2=2) + spread
-    several = np.flatnonzero(n > 1)
-    if len(several):
+    apart = reference.mean[present] - means
+    found = np.einsum("nd,nd->n", apart, apart) + reference.spread[present]
+    found += np.add.reduceat(np.einsum("nd,nd->n", centred, centred), starts) / n
+    larger: list[tuple[int, Floats]] = []
+    for k, (c, start, end) in enumerate(zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True)):
+        if end - start < 2:
+            continue
+        own = centred[start:end]
+        gram = own @ reference.cov[c] @ own.T
+        if end - start == 2:  # rows v and -v: the one eigenvalue of gram / 2 that is not zero is the first entry
+            found[k] -= 2 * math.sqrt(max(gram[0, 0], 0.0))
+        else:
+            larger.append((k, gram / (end - start)))
+    if larger:
         # One batched eigenproblem: rows and columns of zeros that fill up smaller classes add eigenvalues of zero.
-        gram = np.zeros((len(several), n.max(), n.max()))
-        for row, k in enumerate(several):
-            own = centred[starts[k] : starts[k] + n[k]]
-            gram[row, : n[k], : n[k]] = own @ reference.cov[present[k]] @ own.T / n[k]
-        found[several] -= 2 * np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum(1)
-    distances = np.full(num_classes, np.nan)
-    distances[owner[starts]] = found
+        size = max(len(gram) for _, gram in larger)
+        batch = np.zeros((len(larger), size, size))
+        for row, (_, gram) in enumerate(larger):
+            batch[row, : len(gram), : len(gram)] = gram
+        found[[k for k, _ in larger]] -= 2 * np.sqrt(np.linalg.eigvalsh(batch).clip(0)).sum(1)
+    distances = np.full(len(counts), np.nan)
+    distances[present] = found
     return counts, distances
 
 
@@ -168,14 +182,15 @@ def window_score(reference: Reference, features: NDArray[np.floating], classes: 
         5.333333333333333
     """
     counts, distances = class_distances(reference, features, classes)
-    seen = counts > 0
-    return WindowScore(float(counts[seen] @ distances[seen] / len(classes)), counts, distances)
+    return WindowScore(float(counts @ np.nan_to_num(distances)) / len(classes), counts, distances)
 
 
-def _check(features: NDArray[np.floating], classes: Ints, num_classes: int) -> None:
+def _counts(features: NDArray[np.floating], classes: Ints, num_classes: int) -> Ints:
+    """Count the classes [C], or refuse what cannot be counted."""
     if len(classes) == 0 or len(features) != len(classes):
         raise InputError(f"{len(features)} features and {len(classes)} classes; give as many of both, at least one")
     if not np.isfinite(features).all():
         raise InputError("a feature is not finite")
     if classes.min() < 0 or classes.max() >= num_classes:
         raise InputError(f"a class lies outside 0..{num_classes - 1}")
+    return np.bincount(classes, minlength=num_classes)

@@ -162,7 +162,7 @@ class Armoury:
             model = copy.deepcopy(self.arena.endpoint.model).requires_grad_(True)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1000 * self.seed + number)
-                _restart(model, self.arena.endpoint.tapped.paths.stages[-1])
+                _restart(model, self.arena.endpoint.taps.stages[-1])
             members.append(model)
         card = self.arena.endpoint.card
         loader = self._loader(card.mean, card.std)

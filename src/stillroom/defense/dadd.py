@@ -78,7 +78,14 @@ class ADD:
             raise unknown_name("policy", policy, get_args(Policy))
 
     def watch(self, queries: Queries) -> Floats:
-        """Take in one account's consecutive queries and return their scores [B]; NaN where none is due."""
+        """Take in one account's consecutive queries and return their scores [B]; NaN where none is due.
+
+        Raises:
+            InputError: A feature or a logit is not finite; nothing was kept.
+        """
+        # Before they are kept: one such query would spoil all windows it is in.
+        if not (np.isfinite(queries.features).all() and np.isfinite(queries.logits).all()):
+            raise InputError("a feature or a logit is not finite")
         classes = queries.logits.argmax(1).astype(np.int64)
         return self.score(self.windows.append(queries.account, queries.features, classes), len(queries))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +12,18 @@ from torch import nn
 
 from stillroom.defense.contracts import Images, Observed
 from stillroom.errors import InputError
+from stillroom.models._trace import logits_of
 from stillroom.models.signals import TapPaths
 from stillroom.models.store import ModelCard, load_model
-from stillroom.models.taps import Tapped, find_taps
+from stillroom.models.taps import find_taps
 
 __all__ = ["Endpoint"]
 
 
 class Endpoint:
     """A network in evaluation mode that returns, for images, its logits and the features they come from.
+
+    It may be called from several threads at once.
 
     Args:
         model: The network; it is frozen.
@@ -33,16 +38,21 @@ class Endpoint:
     def __init__(
         self, model: nn.Module, card: ModelCard, *, taps: TapPaths | None = None, device: torch.device | str = "cpu"
     ) -> None:
-        model = model.eval().requires_grad_(False)
-        sample = torch.zeros(2, *card.input_shape)
-        taps = taps or find_taps(model, sample)
-        if taps.classifier is None:
-            raise InputError("the network has no final linear layer, whose input the guard watches")
+        self._model = model.eval().requires_grad_(False)
         self.card, self.device = card, torch.device(device)
-        self.tapped = Tapped(model, taps, {"pooled"}, sample=sample).to(self.device)
+        self.taps = taps or find_taps(model, torch.zeros(2, *card.input_shape))
+        if self.taps.classifier is None:
+            raise InputError("the network has no final linear layer, whose input the guard watches")
+        # Each thread has its own: a service asks from several, and no account may be judged by another's features.
+        self._caught = threading.local()
+        model.get_submodule(self.taps.classifier).register_forward_pre_hook(self._catch)
+        self._model.to(self.device)
         shape = (1, -1, 1, 1)
         self._scale = 1 / (255 * torch.tensor(card.std, device=self.device).view(shape))
         self._shift = (torch.tensor(card.mean) / torch.tensor(card.std)).to(self.device).view(shape)
+
+    def _catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._caught.features = args[0]
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Endpoint:
@@ -57,7 +67,7 @@ class Endpoint:
     @property
     def model(self) -> nn.Module:
         """The network."""
-        return self.tapped.model
+        return self._model
 
     def __call__(self, images: Images) -> Observed:
         """Return features and logits of images [B, C, H, W], 8-bit or float32 in 0..1.
@@ -70,9 +80,10 @@ class Endpoint:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         scale = self._scale if images.dtype == np.uint8 else 255 * self._scale
         with torch.inference_mode():
-            signals = self.tapped(pixels * scale - self._shift)
-        assert signals.pooled is not None  # it was tapped
-        return Observed(signals.pooled.float().cpu().numpy(), signals.logits.float().cpu().numpy())
+            logits = logits_of(self._model(pixels * scale - self._shift))
+        features = self._caught.features
+        del self._caught.features
+        return Observed(features.float().cpu().numpy(), logits.float().cpu().numpy())
 
     def observe(self, images: Images, *, batch: int = 256) -> Observed:
         """Return features and logits of any number of images, batch by batch."""

@@ -124,6 +124,17 @@ def test_permuted_poison_is_as_confident_as_the_model_and_as_often_right_as_chan
     assert (answered.argmax(1) == clean.argmax(1)).mean() == pytest.approx(1 / CLASSES, abs=0.08)
 
 
+def test_a_query_that_is_not_finite_is_refused_and_not_kept(reference: Reference) -> None:
+    detector = ADD(reference, MemoryWindows(WINDOW))
+    detector.watch(asked("a", WINDOW - 1, 7))
+    for field in ("features", "logits"):
+        bad = asked("a", 1, 8)
+        getattr(bad, field)[0, 0] = np.nan
+        with pytest.raises(InputError, match="not finite"):
+            detector.watch(bad)
+    assert np.isfinite(detector.watch(asked("a", 1, 9))).all()  # the sixth query
+
+
 @pytest.mark.parametrize("least", [0, WINDOW + 1])
 def test_bad_options_are_refused(reference: Reference, least: int) -> None:
     with pytest.raises(InputError, match=r"must lie in 1\.\.6"):

@@ -72,9 +72,8 @@ class QueryFormat:
 
     def rows(self, features: NDArray[np.float32], classes: Ints) -> list[bytes]:
         """Return each query as bytes."""
-        packed = np.empty(len(classes), self.dtype)
-        packed["class"], packed["features"] = classes, features
-        return [row.tobytes() for row in packed]
+        labels, values = classes.astype("<i4"), np.ascontiguousarray(features, "<f4")
+        return [label.tobytes() + value.tobytes() for label, value in zip(labels, values, strict=True)]
 
     def window(self, rows: Sequence[bytes], total: int) -> Window:
         """Return the window that consists of these queries."""

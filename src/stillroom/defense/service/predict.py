@@ -64,8 +64,11 @@ def predict_router(serving: Serving, pool: ThreadPoolExecutor) -> APIRouter:
         """Classify PNG, JPEG or WebP images: files named ``images``, or JSON with base64."""
         nonlocal present
         presented = credentials.credentials if credentials else ""
-        # In other threads than the model's, so that who waits for these is known, and counted.
-        account = await run_in_threadpool(account_of, serving.store, presented)
+        if serving.store.local:
+            account = account_of(serving.store, presented)
+        else:
+            # In other threads than the model's, so that who waits for these is known, and counted.
+            account = await run_in_threadpool(account_of, serving.store, presented)
         if account is None:
             raise Refusal(401, "the key is missing or wrong", "key")
         note(request.scope, account=account)

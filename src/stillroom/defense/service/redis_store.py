@@ -61,6 +61,8 @@ class RedisStore:
         InputError: The address is wrong, nobody answers there, or the database was made for another guard.
     """
 
+    local = False
+
     def __init__(self, url: str, *, size: int, width: int, identity: str = "") -> None:
         try:
             import redis

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +70,7 @@ class SQLiteStore:
 
     ``append``, ``decide`` and everything an administrator changes are committed to the write-ahead log before they
     return: they survive this process being killed at any moment. (After a power cut the last moments before it may be
-    missing, the file stays sound.) Counters and scores follow within a second, or with the account's next ``append``.
+    missing, the file stays sound.) Counters and scores follow within a second.
     Token buckets live in memory: a restart fills them.
 
     Several processes may open the file, say a command that makes keys beside the service; each then notices what the
@@ -93,6 +92,8 @@ class SQLiteStore:
         Traceback (most recent call last):
         stillroom.errors.InputError: a database in memory would lose its accounts; give the path of a file
     """
+
+    local = True
 
     def __init__(self, path: str | Path, *, size: int, width: int, identity: str = "", cache: int = 64 * 2**20) -> None:
         if str(path) == ":memory:":
@@ -141,14 +142,14 @@ class SQLiteStore:
         kept, labels = self._form.check(features, classes)
         with self._db.lock:
             with self._transaction() as db:
-                self._write_notes(db, [account])
                 hot = self._hot.get(account) or self._read(db, account)
                 window = extended(hot.window, kept, labels, self.size)
                 last = latest(window, self.size)
                 new = min(len(labels), self.size)
                 slots = [hot.number * self.size + at % self.size for at in range(window.total - new, window.total)]
                 rows = self._form.rows(last.features[-new:], last.classes[-new:])
-                db.executemany("INSERT OR REPLACE INTO query VALUES(?, ?)", zip(slots, rows, strict=True))
+                for slot, row in zip(slots, rows, strict=True):
+                    db.execute("INSERT OR REPLACE INTO query VALUES(?, ?)", (slot, row))
                 db.execute("UPDATE account SET total = ? WHERE id = ?", (window.total, hot.number))
             self._hot.put(account, HotWindow(hot.number, last))
         return window
@@ -356,4 +357,4 @@ class SQLiteStore:
 
 
 def _row(account: str, note: Note) -> dict[str, object]:
-    return {"name": account, **asdict(note)}
+    return {"name": account, **vars(note)}

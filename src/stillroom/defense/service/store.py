@@ -75,6 +75,8 @@ class Store(Windows, Protocol):
     ``size`` are those of :class:`~stillroom.defense.windows.Windows`.
     """
 
+    local: bool  # whether looking up a key takes microseconds, and no other machine
+
     def admit(self, account: str, images: int, limits: Limits, now: float) -> Admission:
         """Charge an account for a request of so many images, unless it is banned or its bucket is too empty."""
         ...
