@@ -44,15 +44,17 @@ class Endpoint:
         if self.taps.classifier is None:
             raise InputError("the network has no final linear layer, whose input the guard watches")
         # Each thread has its own: a service asks from several, and no account may be judged by another's features.
-        self._caught = threading.local()
-        model.get_submodule(self.taps.classifier).register_forward_pre_hook(self._catch)
+        self._caught = caught = threading.local()
+
+        # A function and no method: copies of the network are made without one of the endpoint.
+        def catch(module: nn.Module, args: tuple[Any, ...]) -> None:
+            caught.features = args[0]
+
+        model.get_submodule(self.taps.classifier).register_forward_pre_hook(catch)
         self._model.to(self.device)
         shape = (1, -1, 1, 1)
         self._scale = 1 / (255 * torch.tensor(card.std, device=self.device).view(shape))
         self._shift = (torch.tensor(card.mean) / torch.tensor(card.std)).to(self.device).view(shape)
-
-    def _catch(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._caught.features = args[0]
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Endpoint:

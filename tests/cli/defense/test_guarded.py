@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import signal
@@ -13,6 +14,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from PIL import Image
 from cli.commands import ONE_THREAD, Commands, Ended
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
+from stillroom.defense.guard import Guard
+from stillroom.defense.service.sqlite_store import SQLiteStore
 from stillroom.defense.traffic import noise_images
 
 Here = Callable[..., Ended]
@@ -129,27 +134,35 @@ def test_what_cannot_work_is_said_in_one_line(
     assert said in ended.err
 
 
-@pytest.fixture(scope="module")
-def service(guarded: Path) -> Iterator[tuple[str, str]]:
-    """A service in a process of its own: its address, and the key of one account."""
+@contextmanager
+def serving(guarded: Path, store: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+    """A service in a process of its own: its address, the key of one account, the process."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [sys.executable, "-m", "stillroom", "defense", "serve", "--model", str(guarded)]
+    command = [sys.executable, "-m", "stillroom", "defense", "serve", "--model", str(guarded), "--store", str(store)]
     environment = {**ONE_THREAD, "STILLROOM_ADMIN_KEY": ADMIN}
     made = subprocess.run([*command, "--new_key", "alice"], capture_output=True, text=True, check=True, env=environment)
-    server = subprocess.Popen([*command, "--port", str(port)], env=environment, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*command, "--port", str(port)], env=environment, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     for _ in range(300):
         try:
             urllib.request.urlopen(f"{address}/readyz", timeout=5)
             break
         except OSError:
-            assert server.poll() is None, server.stderr
+            assert server.poll() is None
             time.sleep(0.1)
-    yield address, made.stdout.strip()
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(20) in (0, -signal.SIGTERM)
+    try:
+        yield address, made.stdout.strip(), server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) in (0, -signal.SIGTERM, -signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def service(guarded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    with serving(guarded, tmp_path_factory.mktemp("store") / "accounts.sqlite") as (address, key, _):
+        yield address, key
 
 
 def asked(service: tuple[str, str], images: np.ndarray, key: str | None = None) -> Any:
@@ -204,3 +217,33 @@ def asked_of(service: tuple[str, str], account: str) -> int:
         f"{service[0]}/v1/admin/accounts/{account}", headers={"Authorization": f"Bearer {ADMIN}"}
     )
     return int(json.loads(urllib.request.urlopen(request).read())["queries"])
+
+
+def test_a_service_killed_under_load_has_the_evidence_of_every_query_it_answered(guarded: Path, tmp_path: Path) -> None:
+    strange = noise_images((1, 8, 8), 40)
+    place = tmp_path / "accounts.sqlite"
+    answered: list[int] = []
+    with serving(guarded, place) as (address, key, server):
+
+        def ask(client: int) -> None:
+            try:
+                for number in range(1000):
+                    asked((address, key), strange[(10 * client + number) % 40][None])
+                    answered.append(client)
+            except (OSError, http.client.HTTPException):
+                pass  # it was killed
+
+        with ThreadPoolExecutor(4) as clients:
+            running = [clients.submit(ask, client) for client in range(4)]
+            while len(answered) < 50:
+                time.sleep(0.01)
+            server.kill()
+            for one in running:
+                one.result()
+    guard = Guard.load(guarded)
+    store = SQLiteStore(place, size=guard.window, width=guard.width, identity=guard.identity)
+    window = store.append("alice", np.zeros((1, guard.width)), np.zeros(1, np.int64))
+    store.close()
+    # At most the four requests that were under way are there without an answer.
+    assert len(answered) <= window.total - 1 <= len(answered) + 4
+    assert len(window.classes) == guard.window

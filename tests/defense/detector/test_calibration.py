@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,24 @@ def test_an_endpoint_shows_what_the_network_computes_on_normalised_images() -> N
     assert endpoint((pixels / 255).astype(np.float32)).logits == pytest.approx(logits, abs=1e-4)
     with pytest.raises(InputError, match="the network takes"):
         endpoint(pixels[:, :1])
+
+
+def test_threads_that_ask_at_once_each_get_the_features_of_their_own_images() -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet8", num_classes=3, in_channels=1, image_size=16)
+    card = ModelCard(
+        architecture="resnet8",
+        num_classes=3,
+        classes=("a", "b", "c"),
+        mean=(0.5,),
+        std=(0.2,),
+        input_shape=(1, 16, 16),
+    )
+    endpoint = Endpoint(model, card)
+    images = np.random.default_rng(0).integers(0, 256, (200, 1, 1, 16, 16)).astype(np.uint8)
+    alone = [endpoint(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(endpoint, images))
+    for one, other in zip(alone, together, strict=True):
+        assert (one.features == other.features).all()
+        assert (one.logits == other.logits).all()
