@@ -167,11 +167,20 @@ class WindowScore(NamedTuple):
     distances: Floats
 
 
-def window_score(reference: Reference, features: NDArray[np.floating], classes: Ints) -> WindowScore:
+def window_score(
+    reference: Reference, features: NDArray[np.floating], classes: Ints, expected: Floats | None = None
+) -> WindowScore:
     """Score a window: the mean of its class distances, weighted by how often each class was predicted.
 
+    Args:
+        reference: Class-wise normals of the training features.
+        features: Of the window's queries.
+        classes: Predicted for them.
+        expected: What honest queries have on average, which is taken away from each class distance, see
+            :func:`~stillroom.defense.expected.fit_expected`; the paper's score does without.
+
     Shapes:
-        features: [n, d]. classes: [n], predicted.
+        features: [n, d]. classes: [n]. expected: [C, W + 1] with W at least n.
 
     Raises:
         InputError: See :func:`class_distances`.
@@ -182,7 +191,10 @@ def window_score(reference: Reference, features: NDArray[np.floating], classes: 
         5.333333333333333
     """
     counts, distances = class_distances(reference, features, classes)
-    return WindowScore(float(counts @ np.nan_to_num(distances)) / len(classes), counts, distances)
+    above = np.nan_to_num(distances)
+    if expected is not None:
+        above = above - expected[np.arange(len(counts)), counts]
+    return WindowScore(float(counts @ above) / len(classes), counts, distances)
 
 
 def _counts(features: NDArray[np.floating], classes: Ints, num_classes: int) -> Ints:

@@ -15,11 +15,12 @@ from torch import nn
 from stillroom.data.loaders import TrainLoader
 from stillroom.defense.adaptive_misinformation import AdaptiveMisinformation, train_misinformation
 from stillroom.defense.arena import Arena, Seen, Undefended, threshold_for
-from stillroom.defense.contracts import Defence, Detector, Images, softmax
+from stillroom.defense.contracts import Defence, Detector, Floats, Images, softmax
 from stillroom.defense.dadd import ADD, DetectAndPoison
 from stillroom.defense.edm import EDM, Ensemble, train_diverse
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.energy import Energy
+from stillroom.defense.expected import fit_expected
 from stillroom.defense.labels_only import Rounding, TopK
 from stillroom.defense.mad import MAD
 from stillroom.defense.noise import GaussianNoise
@@ -37,8 +38,21 @@ from stillroom.training.run import RunDirectory
 
 __all__ = ["DEFENCES", "DETECTORS", "Armoury"]
 
-DEFENCES = ("none", "d-add", "prada", "energy", "reverse-sigmoid", "noise", "rounding", "top-1", "mad", "am", "edm")
-DETECTORS = ("d-add", "energy", "prada")
+DEFENCES = (
+    "none",
+    "d-add",
+    "d-add-paper",
+    "prada",
+    "energy",
+    "reverse-sigmoid",
+    "noise",
+    "rounding",
+    "top-1",
+    "mad",
+    "am",
+    "edm",
+)
+DETECTORS = ("d-add", "d-add-paper", "energy", "prada")
 OUTLIERS = 2000  # generated images that the trained defences learn to treat as strange
 MEMBERS = 3
 
@@ -76,12 +90,21 @@ class Armoury:
         self.accounts, self.asked, self.seed = accounts, asked, seed
         self.folder, self.epochs, self.show_progress = folder, epochs, show_progress
         self._thresholds: dict[str, float] = {}
+        self._expected: Floats | None = None
         self._secret = b"a bench has no secrets " + str(seed).encode()
 
     def detector(self, name: str) -> Detector:
         """Return a detector that has seen nobody yet."""
-        if name == "d-add":
+        if name == "d-add-paper":
             return ADD(self.arena.reference, MemoryWindows(self.window))
+        if name == "d-add":
+            if self._expected is None:
+                seen = self.arena.calibration
+                predicted = seen.logits.argmax(1).astype(np.int64)
+                self._expected = fit_expected(
+                    self.arena.reference, seen.features, predicted, window=self.window, seed=self.seed
+                )
+            return ADD(self.arena.reference, MemoryWindows(self.window), expected=self._expected)
         if name == "energy":
             return Energy(MemoryWindows(self.window))
         if name == "prada":
@@ -111,7 +134,7 @@ class Armoury:
         match name:
             case "none":
                 return Undefended()
-            case "d-add" | "energy" | "prada":
+            case "d-add" | "d-add-paper" | "energy" | "prada":
                 return DetectAndPoison(self.detector(name), self.threshold(name), poison)
             case "reverse-sigmoid":
                 return ReverseSigmoid()

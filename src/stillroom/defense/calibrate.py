@@ -16,7 +16,7 @@ from stillroom.errors import InputError
 
 __all__ = [
     *("Calibration", "HonestScores", "binomial_interval", "calibrate", "draw_windows", "honest_scores"),
-    *("quantile_threshold", "window_scores", "windows_for"),
+    *("quantile_threshold", "two_halves", "window_scores", "windows_for"),
 ]
 
 
@@ -88,32 +88,41 @@ class HonestScores(NamedTuple):
     checking: Floats
 
 
+def two_halves(samples: int, seed: int = 0) -> tuple[Ints, Ints]:
+    """Split positions 0..samples-1 at random: what thresholds are chosen on, and what they are checked on."""
+    order = np.random.default_rng(seed).permutation(samples)
+    return order[: samples // 2], order[samples // 2 :]
+
+
 def honest_scores(
     reference: Reference,
     features: NDArray[np.floating],
     logits: NDArray[np.floating],
     *,
     window: int,
+    expected: Floats | None = None,
     labels: Ints | None = None,
     concentration: float | None = None,
     draws: int = 4000,
     seed: int = 0,
 ) -> HonestScores:
-    """Score windows of held-out data the model was not trained on.
+    """Score windows of held-out data the model was not trained on, of each of its :func:`two_halves`.
 
     Args:
         reference: Class-wise normals of the training features.
         features: Of held-out images.
         logits: Of the same images; the most likely class counts as predicted.
         window: Queries in a window.
+        expected: What is taken away from each class distance, see :func:`~stillroom.defense.add.window_score`; measure
+            it on the first of the two halves.
         labels: True classes, needed with ``concentration``.
         concentration: Each window has its own mix of classes, drawn from a symmetric Dirichlet distribution: 0.3
             imitates users interested in a few classes. Without it, windows have the data's mix.
         draws: Windows drawn from each half.
-        seed: Seed of the draws.
+        seed: Seed of the halves and the draws.
 
     Shapes:
-        features: [N, d]. logits: [N, K]. labels: [N].
+        features: [N, d]. logits: [N, K]. expected: [C, window + 1]. labels: [N].
 
     Raises:
         InputError: There are too few samples for a window.
@@ -122,14 +131,13 @@ def honest_scores(
         raise InputError(
             f"{len(features)} held-out samples are too few for windows of {window}; give at least {2 * window}"
         )
-    stream = np.random.default_rng(seed)
-    order = stream.permutation(len(features))
+    stream = np.random.default_rng((seed, 1))
     classes = np.asarray(logits).argmax(1).astype(np.int64)
     scores: list[Floats] = []
-    for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+    for half in two_halves(len(features), seed):
         mix = None if labels is None else np.asarray(labels)[half]
         chosen = draw_windows(len(half), window, draws, stream, labels=mix, concentration=concentration)
-        scores.append(window_scores(reference, features, classes, half[chosen]))
+        scores.append(window_scores(reference, features, classes, half[chosen], expected))
     return HonestScores(*scores)
 
 
@@ -144,14 +152,18 @@ def quantile_threshold(scores: Floats, target_fpr: float) -> float:
 
 
 def window_scores(
-    reference: Reference, features: NDArray[np.floating], classes: Ints, windows: NDArray[np.integer]
+    reference: Reference,
+    features: NDArray[np.floating],
+    classes: Ints,
+    windows: NDArray[np.integer],
+    expected: Floats | None = None,
 ) -> Floats:
-    """Score many windows.
+    """Score many windows, see :func:`~stillroom.defense.add.window_score`.
 
     Shapes:
         features: [N, d]. classes: [N], predicted. windows: [n, W], positions of their queries. Returns [n].
     """
-    return np.array([window_score(reference, features[own], classes[own]).score for own in windows])
+    return np.array([window_score(reference, features[own], classes[own], expected).score for own in windows])
 
 
 def draw_windows(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.cards import Card, Paper, Quirk
-from stillroom.defense.add import Reference, window_score
-from stillroom.defense.contracts import Answers, Detector, Floats, Queries, softmax
+from stillroom.defense.add import Reference, WindowScore, window_score
+from stillroom.defense.contracts import Answers, Detector, Floats, Ints, Queries, softmax
 from stillroom.defense.windows import Window, Windows
 from stillroom.errors import InputError, unknown_name
 
@@ -26,11 +26,13 @@ class ADD:
         reference: Class-wise normals of the training features.
         windows: Keeps the accounts' queries; its ``size`` is W.
         min_queries: Queries an account must have made before it is scored; W when not given.
+        expected: What is taken away from each class distance so that scores do not depend on the mix of classes, see
+            :func:`~stillroom.defense.expected.fit_expected`; the paper's score does without.
         policy: ``sliding`` scores with every query the last W; ``tumbling`` scores each W queries once, with the last
             of them (the authors' experiments).
 
     Raises:
-        InputError: ``min_queries`` lies outside 1..W, or the policy does not exist.
+        InputError: ``min_queries`` lies outside 1..W, the policy does not exist, or ``expected`` does not fit.
     """
 
     card: ClassVar[Card] = Card(
@@ -59,6 +61,12 @@ class ADD:
                 option="policy='tumbling'",
             ),
             Quirk(
+                paper="the score is the weighted mean of the class distances",
+                code="the same; windows of few classes score low, whoever asks",
+                default="neither",
+                option="expected=None",
+            ),
+            Quirk(
                 paper="random answers to flagged queries",
                 code="fresh random numbers each time, so a repeated query betrays the defence",
                 default="neither",
@@ -68,9 +76,21 @@ class ADD:
     )
 
     def __init__(
-        self, reference: Reference, windows: Windows, *, min_queries: int | None = None, policy: Policy = "sliding"
+        self,
+        reference: Reference,
+        windows: Windows,
+        *,
+        expected: Floats | None = None,
+        min_queries: int | None = None,
+        policy: Policy = "sliding",
     ) -> None:
         self.reference, self.windows, self.policy = reference, windows, policy
+        if expected is not None and expected.shape != (len(reference.mean), windows.size + 1):
+            raise InputError(
+                f"expected distances of shape {expected.shape} do not fit {len(reference.mean)} classes and windows of "
+                f"{windows.size}"
+            )
+        self.expected = expected
         self.min_queries = windows.size if min_queries is None else min_queries
         if not 1 <= self.min_queries <= windows.size:
             raise InputError(f"min_queries is {self.min_queries}; it must lie in 1..{windows.size}, the window")
@@ -99,8 +119,16 @@ class ADD:
             due = asked >= self.min_queries if self.policy == "sliding" else asked % size == 0
             if due:
                 last = slice(max(end - size, 0), end)
-                scores[position] = window_score(self.reference, window.features[last], window.classes[last]).score
+                scores[position] = self.evidence(window.features[last], window.classes[last]).score
         return scores
+
+    def evidence(self, features: NDArray[np.floating], classes: Ints) -> WindowScore:
+        """Score one window, and say what the score consists of.
+
+        Shapes:
+            features: [n, d]. classes: [n].
+        """
+        return window_score(self.reference, features, classes, self.expected)
 
 
 class DetectAndPoison:

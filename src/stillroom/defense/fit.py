@@ -14,10 +14,11 @@ from torch import nn
 from stillroom.data.images import ImageData, ImageSet, TensorImages
 from stillroom.data.loaders import TrainLoader
 from stillroom.defense.add import fit_reference
-from stillroom.defense.calibrate import calibrate, draw_windows, honest_scores, window_scores, windows_for
+from stillroom.defense.calibrate import calibrate, draw_windows, honest_scores, two_halves, window_scores, windows_for
 from stillroom.defense.contracts import Floats, Ints, Observed
 from stillroom.defense.detection import separate
 from stillroom.defense.endpoint import Endpoint
+from stillroom.defense.expected import fit_expected
 from stillroom.defense.guard import Guard
 from stillroom.defense.traffic import generated_images, noise_images
 from stillroom.errors import InputError
@@ -70,6 +71,7 @@ def fit_guard(
     window: int = 16,
     target_fpr: float = 0.01,
     concentration: float | None = None,
+    adjust: bool = True,
     shrinkage: float = 0.0,
     epochs: int = 15,
     seed: int = 0,
@@ -92,6 +94,8 @@ def fit_guard(
         target_fpr: Share of honest windows the threshold may flag.
         concentration: Calibrate for users with class mixes of their own: concentration of the Dirichlet distribution
             they are drawn from, 0.3 for users interested in a few classes; the data's mix when not given.
+        adjust: Take away what honest queries of the same classes and numbers have on average, so that the threshold
+            holds whatever few or many classes an account asks about; the paper's score does not.
         shrinkage: Move each covariance by this share towards a multiple of the identity; the paper does not.
         epochs: Epochs of the classifier that is trained when none is given.
         seed: Seed of that training and of the windows drawn.
@@ -120,11 +124,21 @@ def fit_guard(
     reference = fit_reference(known.features, data.train.target.numpy(), len(data.classes), shrinkage=shrinkage)
     seen = observe_set(endpoint, held_out)
     labels: Ints = held_out.target.numpy()
+    predicted = seen.logits.argmax(1).astype(np.int64)
+    if len(labels) < 2 * window:
+        raise InputError(
+            f"{len(labels)} held-out images are too few for windows of {window}; give at least {2 * window}"
+        )
+    choosing, _ = two_halves(len(labels), seed)
+    expected = None
+    if adjust:
+        expected = fit_expected(reference, seen.features[choosing], predicted[choosing], window=window, seed=seed)
     honest = honest_scores(
         reference,
         seen.features,
         seen.logits,
         window=window,
+        expected=expected,
         labels=labels,
         concentration=concentration,
         draws=draws,
@@ -135,11 +149,12 @@ def fit_guard(
     kept = np.random.default_rng((seed, 4)).permutation(len(labels))[:HELD_OUT]
     guard = Guard(
         reference=reference,
+        expected=expected,
         window=window,
         calibration=calibration,
         linked=linked,
         held_out=seen.features[kept],
-        held_out_classes=seen.logits[kept].argmax(1).astype(np.int64),
+        held_out_classes=predicted[kept],
         weights_sha256=weights_hash(endpoint.model),
         classes=data.classes,
     )
@@ -256,7 +271,8 @@ def _endpoint(victim: Victim, data: ImageData, device: Device) -> Endpoint:
 def _scores(guard: Guard, seen: Observed, seed: int) -> Floats:
     stream = np.random.default_rng((seed, 1))
     windows = draw_windows(len(seen.logits), guard.window, WINDOWS, stream)
-    return window_scores(guard.reference, seen.features, seen.logits.argmax(1).astype(np.int64), windows)
+    classes = seen.logits.argmax(1).astype(np.int64)
+    return window_scores(guard.reference, seen.features, classes, windows, guard.expected)
 
 
 def _write_report(
@@ -272,12 +288,11 @@ def _write_report(
     def draw(figure: Canvas) -> None:
         axes = figure.subplots()
         everything = np.concatenate(list(scores.values()))
-        low = max(everything.min(), 1e-9)
-        bins = np.geomspace(low, everything.max(), 60).tolist()
+        low, high = float(np.quantile(everything, 0.001)), float(np.quantile(everything, 0.999))
+        bins = np.linspace(low, high, 60).tolist()
         for (name, values), colour in zip(scores.items(), (ACCENT, INK, MUTED), strict=True):
             axes.hist(values, bins, color=colour, alpha=0.75, label=name)
         axes.axvline(calibration.threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
-        axes.set_xscale("log")
         axes.set_xlabel("score of a window")
         axes.set_ylabel("windows")
         axes.legend(fontsize=9)

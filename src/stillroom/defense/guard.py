@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from stillroom.defense.add import Reference
 from stillroom.defense.calibrate import Calibration, draw_windows
-from stillroom.defense.contracts import Ints
+from stillroom.defense.contracts import Floats, Ints
 from stillroom.defense.dadd import ADD, DetectAndPoison
 from stillroom.defense.linking import Linked
 from stillroom.defense.poison import KeyedPoison, Style
@@ -35,6 +35,8 @@ class Guard:
 
     Args:
         reference: Class-wise normals of the training features.
+        expected: What honest queries have on average, see :func:`~stillroom.defense.expected.fit_expected`; None for
+            the paper's score.
         window: W, queries an account is judged by.
         calibration: The threshold and its false-positive rate.
         linked: The same where accounts are also linked: two tests share the false alarms of one.
@@ -44,10 +46,11 @@ class Guard:
         classes: Class names.
 
     Shapes:
-        held_out: [N, d], float32. held_out_classes: [N].
+        expected: [C, W + 1]. held_out: [N, d], float32. held_out_classes: [N].
     """
 
     reference: Reference
+    expected: Floats | None
     window: int
     calibration: Calibration
     linked: Calibration
@@ -83,7 +86,7 @@ class Guard:
         """
         if windows.size != self.window:
             raise InputError(f"the store keeps windows of {windows.size}, the guard was calibrated for {self.window}")
-        add = ADD(self.reference, windows)
+        add = ADD(self.reference, windows, expected=self.expected)
         if not link:
             return DetectAndPoison(add, self.calibration.threshold, KeyedPoison(secret, style=poison))
         drawn = draw_windows(len(self.held_out), self.window, HONEST_WINDOWS, np.random.default_rng(0))
@@ -106,6 +109,8 @@ class Guard:
             "held_out": self.held_out,
             "held_out_classes": self.held_out_classes,
         }
+        if self.expected is not None:
+            tensors["expected"] = self.expected
         file = Path(directory) / FILE
         write_bytes_atomic(file, save(tensors, metadata={"guard": json.dumps(plain(about))}))
         return file
@@ -129,10 +134,13 @@ class Guard:
                 about = json.loads(opened.metadata()["guard"])
                 reference = Reference(opened.get_tensor("mean"), opened.get_tensor("cov"))
                 held_out, held_out_classes = opened.get_tensor("held_out"), opened.get_tensor("held_out_classes")
+                # The paper's score does without.
+                expected = opened.get_tensor("expected") if "expected" in opened.keys() else None  # noqa: SIM118
             if about["format"] != FORMAT:
                 raise InputError(f"{file} has format {about['format']!r:.40}, this stillroom reads {FORMAT}")
             guard = cls(
                 reference,
+                expected,
                 int(about["window"]),
                 Calibration(**about["calibration"]),
                 Calibration(**about["linked"]),

@@ -194,7 +194,7 @@ class Linked:
         self.whitening = fit_whitening(features, classes, add.reference.mean)
         self._held_out = self.whitening(features, classes)
         self._windows = windows
-        self._full = np.sort(window_scores(add.reference, features, classes, windows))
+        self._full = np.sort(window_scores(add.reference, features, classes, windows, add.expected))
         self._lock = threading.Lock()
         width = self._held_out.shape[1]
         self._pool: dict[str, Floats] = {

@@ -20,8 +20,10 @@ from stillroom.defense.calibrate import (
     window_scores,
 )
 from stillroom.defense.contracts import Queries
+from stillroom.defense.dadd import ADD
 from stillroom.defense.detection import separate
 from stillroom.defense.endpoint import Endpoint
+from stillroom.defense.expected import fit_expected
 from stillroom.defense.guard import FILE, Guard
 from stillroom.defense.windows import MemoryWindows
 from stillroom.errors import InputError
@@ -43,7 +45,8 @@ def guard() -> Guard:
     found = Calibration(5.0, 0.01, 0.012, 0.01, 0.015, 1000, 3.0)
     held_out, logits, _ = world(1, 200)
     return Guard(
-        reference=fit_reference(features, labels, CLASSES),
+        reference=(reference := fit_reference(features, labels, CLASSES)),
+        expected=fit_expected(reference, features, labels, window=8),
         window=8,
         calibration=found,
         linked=Calibration(6.0, 0.005, 0.006, 0.004, 0.009, 1000, 3.0),
@@ -93,6 +96,45 @@ def test_separation_counts_ties_and_extremes() -> None:
     assert separate(same, same + 1000, 500.0).fpr_at_95_tpr == 0
     with pytest.raises(InputError, match="finite scores"):
         separate(same, np.array([np.nan]), 1.0)
+
+
+def test_adjusted_scores_do_not_depend_on_the_mix_of_classes_and_catch_strangers_of_few_classes() -> None:
+    features, _, labels = world(0, 2000)
+    reference = fit_reference(features, labels, CLASSES)
+    held_out, _, held_labels = world(1, 2000)
+    fresh, _, fresh_labels = world(2, 2000)
+    strange = fresh + 0.6  # a little off, and all taken for one class
+    expected = fit_expected(reference, held_out, held_labels, window=16)
+    flagged = {}
+    for name, table in (("plain", None), ("adjusted", expected)):
+        rng = np.random.default_rng(0)
+        mixed = window_scores(reference, held_out, held_labels, draw_windows(2000, 16, 2000, rng), table)
+        threshold = quantile_threshold(mixed, 0.05)
+        narrow = draw_windows(2000, 16, 1000, rng, labels=fresh_labels, concentration=0.05)
+        honest = (window_scores(reference, fresh, fresh_labels, narrow, table) > threshold).mean()
+        same = rng.choice(np.flatnonzero(fresh_labels == 0), (500, 16))
+        thieves = (window_scores(reference, strange, fresh_labels, same, table) > threshold).mean()
+        flagged[name] = honest, thieves
+    assert flagged["plain"][0] < 0.005  # nobody who asks about few classes is ever flagged,
+    assert flagged["plain"][1] < 0.005  # thieves neither
+    assert 0.01 < flagged["adjusted"][0] < 0.15
+    assert flagged["adjusted"][1] > 0.9
+
+
+def test_expected_distances_fall_with_the_number_of_queries_and_know_classes_nobody_asked_about() -> None:
+    features, _, labels = world(0, 2000)
+    reference = fit_reference(features, labels, CLASSES)
+    held_out, _, held_labels = world(1, 400)
+    few = held_labels != 2
+    expected = fit_expected(reference, held_out[few], held_labels[few], window=40)
+    assert expected.shape == (CLASSES, 41)
+    assert np.isfinite(expected).all()
+    assert (np.diff(expected[:, [1, 2, 4, 8, 16, 40]], axis=1) < 0).all()
+    assert expected[2] == pytest.approx(expected[0], rel=0.3)
+    with pytest.raises(InputError, match="no held-out queries"):
+        fit_expected(reference, held_out[:0], held_labels[:0], window=4)
+    with pytest.raises(InputError, match="do not fit"):
+        ADD(reference, MemoryWindows(8), expected=expected)
 
 
 def test_a_guard_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -18,7 +18,19 @@ __all__ = ["build_parser", "run"]
 
 DESCRIPTION = "Fit a guard against model stealing for a classifier, and calibrate its threshold."
 OPTIONS = (
-    *("window", "target_fpr", "concentration", "shrinkage", "epochs", "seed", "device", "out", "resume", "overwrite"),
+    *(
+        "window",
+        "target_fpr",
+        "concentration",
+        "adjust",
+        "shrinkage",
+        "epochs",
+        "seed",
+        "device",
+        "out",
+        "resume",
+        "overwrite",
+    ),
 )
 
 
@@ -32,6 +44,7 @@ def build_parser() -> ArgumentParser:
     guard.add("window", int)
     guard.add("target_fpr", float)
     guard.add("concentration", float | None)
+    guard.yes_no("adjust")
     guard.add("shrinkage", float)
     guard.add("epochs", int)
     guard.add("seed", int)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stillroom.defense.add import Reference, WindowScore, window_score
+from stillroom.defense.add import WindowScore
 from stillroom.defense.contracts import Answers, Defence, Detector, Floats, Ints, Observe, Queries, softmax
 from stillroom.defense.dadd import ADD, DetectAndPoison
 from stillroom.defense.linking import Linked
@@ -188,8 +188,8 @@ class Serving:
 class _SeenWindows:
     """Windows that remember, for each thread, the one handed out last: what a decision rests on."""
 
-    def __init__(self, windows: Windows, reference: Reference) -> None:
-        self._windows, self._reference, self.size = windows, reference, windows.size
+    def __init__(self, windows: Windows, add: ADD) -> None:
+        self._windows, self._add, self.size = windows, add, windows.size
         self._last = threading.local()
 
     def append(self, account: str, features: NDArray[np.floating], classes: Ints) -> Window:
@@ -206,7 +206,7 @@ class _SeenWindows:
         later = queries - position - 1
         end = len(window.classes) - later
         last = slice(max(end - self.size, 0), end)
-        return window.total - later, window_score(self._reference, window.features[last], window.classes[last])
+        return window.total - later, self._add.evidence(window.features[last], window.classes[last])
 
 
 def _watched(defence: Defence | None) -> tuple[Defence | None, _SeenWindows | None]:
@@ -221,7 +221,7 @@ def _watched(defence: Defence | None) -> tuple[Defence | None, _SeenWindows | No
         detector = add = copy.copy(defence.detector)
     else:
         return defence, None
-    add.windows = seen = _SeenWindows(add.windows, add.reference)
+    add.windows = seen = _SeenWindows(add.windows, add)
     defence = copy.copy(defence)
     defence.detector = detector
     return defence, seen
