@@ -79,7 +79,7 @@ class Endpoint:
         """
         if images.shape[1:] != self.card.input_shape:
             raise InputError(f"images are {images.shape[1:]}, the network takes {self.card.input_shape}")
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         scale = self._scale if images.dtype == np.uint8 else 255 * self._scale
         with torch.inference_mode():
             logits = logits_of(self._model(pixels * scale - self._shift))
