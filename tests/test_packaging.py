@@ -150,6 +150,7 @@ NEEDS_EXTRA = {
     "distill --data idx:idx": ("lightning-fabric", "vision"),
     "distill --data idx:idx --student timm:resnet18": ("lightning-fabric", "vision"),
     "export stored": ("onnx", "onnx"),
+    "defense fit": ("scikit-learn", "vision"),
 }
 
 
