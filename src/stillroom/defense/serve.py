@@ -131,6 +131,9 @@ def open_service(
     torch.set_num_threads(max(1, cores // settings.workers))
     protection = guard.defence(store, secret, link=link, poison=poison) if defence == "d-add" else None
     app = create_app(endpoint, guard.classes, endpoint.card.input_shape, protection, store, settings)
+    if admin_key is not None:
+        # Only now: a key that is kept but, because of an error above, never shown would lock everybody out.
+        store.set_setting("admin_digest", admin_digest.hex())
     return Opened(app, admin_key)
 
 
@@ -183,5 +186,4 @@ def _admin(store: Store) -> tuple[bytes, str | None]:
     if kept is not None:
         return bytes.fromhex(kept), None
     key = secrets.token_urlsafe(32)
-    store.set_setting("admin_digest", hash_admin_key(key).hex())
     return hash_admin_key(key), key
