@@ -101,9 +101,11 @@ class Thief:
                 ask, clone, traffic.images, labels=traffic.labels, **rest
             )
         if self.attack in ("jbda", "jbda-tr"):
+            # Data sets are often sorted by class.
+            begin = np.random.default_rng(self.seed).permutation(len(traffic.images))[:SEEDS]
             recipe = replace(CLONE_RECIPE, epochs=self.epochs)
             return JBDA(form="jacobian" if self.attack == "jbda" else "top", recipe=recipe, augment=augment).steal(
-                ask, clone, traffic.images[:SEEDS], **rest
+                ask, clone, traffic.images[begin], **rest
             )
         if self.attack == "dfme":
             batch = self._batch(7, 256)
