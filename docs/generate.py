@@ -322,8 +322,8 @@ def guarding_page() -> str:
     parts = [
         NOTICE,
         "# Defences against model stealing, and attacks",
-        "What stands in front of a served classifier, and what it is measured with. [The guide](../guide/defense.md) shows"
-        " them at work.",
+        "What stands in front of a served classifier, and what it is measured with. "
+        "[The guide](../guide/defense.md) shows them at work.",
     ]
     for kind, names in guarding.KINDS.items():
         parts.append(f"## {kind.capitalize()}s")
