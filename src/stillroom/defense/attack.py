@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import ipaddress
 import json
@@ -29,7 +30,7 @@ from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.fit import fit_guard
 from stillroom.defense.guard import FILE, Guard
 from stillroom.defense.theft import DATA_FREE, Thief, accuracy_on
-from stillroom.defense.traffic import Traffic, halves, load_traffic
+from stillroom.defense.traffic import OWN, Traffic, halves, load_traffic
 from stillroom.defense.windows import MemoryWindows
 from stillroom.errors import FailureError, InputError
 from stillroom.models.store import weights_hash
@@ -40,7 +41,6 @@ from stillroom.training.run import RunDirectory
 
 __all__ = ["Attacked", "HTTPTarget", "attack_classifier"]
 
-OWN = "own"
 REQUEST = 16  # images of a request over HTTP
 PATIENCE = 60.0  # seconds a request may wait for a rate limit
 
@@ -52,6 +52,17 @@ class Attacked:
     table: Table
     result: dict[str, Any]
     out: Path
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nobody: the key is for this machine."""
+
+    def redirect_request(self, *args: Any, **rest: Any) -> None:
+        return None
+
+
+# Without the environment's proxies, for the same reason.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 class HTTPTarget:
@@ -95,7 +106,7 @@ class HTTPTarget:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
+                with _OPENER.open(request, timeout=30) as response:
                     said = json.loads(response.read())
                 break
             except urllib.error.HTTPError as error:
@@ -104,10 +115,16 @@ class HTTPTarget:
                     detail = error.read(500).decode(errors="replace")
                     raise InputError(f"{self.url} refuses the request ({error.code}): {detail}") from None
                 time.sleep(wait)
-            except (urllib.error.URLError, TimeoutError, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 raise FailureError(f"{self.url} does not answer: {error}") from None
         self.spent += len(images)
-        return np.stack([self._row(prediction) for prediction in said["predictions"]])
+        try:
+            rows = [self._row(prediction) for prediction in said["predictions"]]
+        except (KeyError, TypeError, AttributeError):
+            rows = []
+        if len(rows) != len(images):
+            raise InputError(f"{self.url} does not answer as stillroom defense serve does; name its address")
+        return np.stack(rows)
 
     def _row(self, prediction: Mapping[str, Any]) -> Floats:
         told = prediction.get("probabilities") or {prediction["label"]: 1.0}
@@ -130,7 +147,7 @@ def loopback(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
-        own = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        own = (host == "localhost" or ipaddress.ip_address(host).is_loopback) and parts.port != 0
     except ValueError:
         own = False
     if parts.scheme != "http" or not own:

@@ -24,16 +24,15 @@ from stillroom.defense.detection import separate
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.fit import ARCHITECTURE, Victim, observe_set, pixels_of, train_victim
 from stillroom.defense.theft import ATTACKS, DATA_FREE, Thief, accuracy_on
-from stillroom.defense.traffic import Traffic, halves, load_traffic
+from stillroom.defense.traffic import OWN, Traffic, halves, load_traffic
 from stillroom.errors import InputError, unknown_name
 from stillroom.reports.tables import Table
 from stillroom.training.fabric import Device, make_fabric, torch_device
 from stillroom.training.progress import counting
 from stillroom.training.run import RunDirectory
 
-__all__ = ["OWN", "Bench", "bench"]
+__all__ = ["Bench", "bench"]
 
-OWN = "own"  # queries: half of the victim's own held-out images
 SEVERITIES = (2, 4)
 
 

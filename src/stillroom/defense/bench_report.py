@@ -20,8 +20,8 @@ def detection_table(records: Records) -> Table:
     """Return how well each detector tells thieves from honest accounts, means over the seeds."""
     columns = [
         *(Column("detector"), Column("queries"), Column("AUROC", ".4f"), Column("FPR at 95 % TPR [%]", ".1f")),
-        *(Column("detected [%]", ".1f"), Column("FPR [%]", ".2f"), Column("thieves caught [%]", ".0f")),
-        *(Column("first caught at", ".0f"), Column("honest accounts ever flagged [%]", ".0f")),
+        *(Column("detected [%]", ".1f"), Column("FPR [%]", ".2f"), Column("caught [%]", ".0f")),
+        *(Column("first at", ".0f"), Column("honest flagged [%]", ".0f")),
     ]
     rows: list[list[Cell]] = []
     for (detector, queries), own in _groups(records, "detection", "defence", "queries"):
@@ -61,8 +61,8 @@ def theft_table(records: Records) -> Table:
     """Return what clones are worth, with 95 % intervals over the seeds."""
     columns = [
         *(Column("attack"), Column("queries"), Column("labels"), Column("defence"), Column("clone [%]", ".2f")),
-        *(Column("±", ".2f"), Column("of the victim's [%]", ".1f"), Column("agreement [%]", ".1f")),
-        *(Column("answers altered [%]", ".1f"), Column("first at", ".0f"), Column("asked", ".0f")),
+        *(Column("±", ".2f"), Column("of victim [%]", ".1f"), Column("agreement [%]", ".1f")),
+        *(Column("altered [%]", ".1f"), Column("first at", ".0f"), Column("asked", ".0f")),
     ]
     rows: list[list[Cell]] = []
     for key, own in _groups(records, "theft", "attack", "queries", "labels", "defence"):
@@ -102,7 +102,7 @@ def write_bench_report(
     """Write ``report.html``."""
     notes = {
         "Telling accounts apart": "Scores of accounts, query by query; positives are the thieves'. Thresholds are "
-        "chosen on other honest accounts.",
+        "chosen on other honest accounts. Caught, honest flagged: accounts ever above the threshold.",
         "What honest users notice": "Accuracy counts poisoned answers as what they return.",
         "What clones are worth": "Accuracy on held-out images the thief never asked about; ± is the half width of the "
         "95 % interval over the seeds.",

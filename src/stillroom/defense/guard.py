@@ -66,7 +66,7 @@ class Guard:
 
     @property
     def identity(self) -> str:
-        """Name model, window and reference in one short hash: evidence of another guard must not be judged by this."""
+        """Name model and window in one short text: evidence of another guard must not be judged by this."""
         return f"{self.weights_sha256[:16]}-{self.window}x{self.width}"
 
     def defence(

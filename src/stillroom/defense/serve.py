@@ -125,7 +125,7 @@ def open_service(
         top_k=top_k,
         limits=Limits(per_minute, burst),
         max_body=max_body,
-        workers=workers or min(8, cores),
+        workers=min(8, cores) if workers is None else workers,
     )
     # Each worker computes on its own share of the cores: together they must not be more threads than there are.
     torch.set_num_threads(max(1, cores // settings.workers))
@@ -144,6 +144,8 @@ def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> None:
         InputError: The address cannot be used.
         MissingExtraError: uvicorn is not installed.
     """
+    if not 0 < port < 65536:
+        raise InputError(f"port is {port}; it must lie in 1..65535")
     try:
         import uvicorn
     except ImportError as error:

@@ -21,13 +21,14 @@ from stillroom.data.split import random_stream, set_aside
 from stillroom.defense.contracts import Ints
 from stillroom.errors import InputError, unknown_name
 
-__all__ = ["SURROGATES", "Traffic", "generated_images", "halves", "load_traffic", "noise_images"]
+__all__ = ["OWN", "SURROGATES", "Traffic", "generated_images", "halves", "load_traffic", "noise_images"]
 
 Pixels = NDArray[np.uint8]  # [N, C, H, W]
 Shape = tuple[int, int, int]
 
 # What needs no data set or is always beside the development data; from easy to hard to tell from a photograph.
 SURROGATES = ("noise", "generated", "digits-dg", "pacs-small")
+OWN = "own"  # stands for a half of the victim's own held-out images, which whoever asks for it deals out
 DIGIT_DOMAINS = ("mnist", "mnist_m", "synth", "uci", "usps")
 PACS_DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 

@@ -118,6 +118,7 @@ def test_a_bench_measures_detection_honest_users_and_clones_and_goes_on_where_it
         (("attack", "--attack", "nokoff"), "did you mean 'knockoff'?"),
         (("attack", "--url", "http://example.org"), "is not on this machine"),
         (("attack", "--url", "http://127.0.0.1:9", "--attack", "dfme"), "attack in process"),
+        (("attack", "--url", "http://127.0.0.1:99999"), "is not on this machine"),
         (("attack", "--model", "nowhere"), "nowhere"),
         (("bench", "--defences", "dadd"), "did you mean 'd-add'?"),
         (("bench", "--asked", 4), "never fill a window"),
