@@ -27,8 +27,8 @@ from stillroom.data.batch import Batch
 from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import FAMILIES, METHODS, AnyMethod, family_of, method_class
 from stillroom.distillation.offline._method import DryRun, Method
-from stillroom.distillation.options import method_defaults
 from stillroom.errors import InputError
+from stillroom.hyperparameters import method_defaults
 from stillroom.models.create import create_model
 from stillroom.models.signals import Signals
 from stillroom.models.taps import SIGNALS, Tapped, find_taps

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stillroom.distillation.methods import METHODS, method_class
-from stillroom.distillation.options import method_defaults, method_options, short_training
+from stillroom.distillation.options import short_training
+from stillroom.hyperparameters import method_defaults, method_options
 
 
 @pytest.mark.parametrize("name", METHODS)

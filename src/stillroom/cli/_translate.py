@@ -14,10 +14,10 @@ from stillroom.cli._job import Group, add_output
 from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, expand, new_parser, parse, plain, read_configs
 from stillroom.data.options import DataOptions
-from stillroom.distillation.options import method_options
 from stillroom.distillation.translation.kt import KT
 from stillroom.distillation.translation.pairs import PairOptions
 from stillroom.distillation.translation.translate import DATA, METHOD, RECIPE, translate
+from stillroom.hyperparameters import method_options
 from stillroom.training.fabric import Device
 from stillroom.training.recipe import Recipe
 

@@ -23,7 +23,7 @@ from stillroom.distillation.choices import NOT_FOR, TEACHERS
 from stillroom.distillation.distill import distill
 from stillroom.distillation.methods import METHODS, family_of, method_class
 from stillroom.distillation.offline._method import Convention
-from stillroom.distillation.options import method_defaults
+from stillroom.hyperparameters import method_defaults
 from stillroom.reports.html import comparison_table, headline
 
 __all__ = ["build_parser", "run"]

@@ -15,9 +15,9 @@ from stillroom.cli._output import print_result
 from stillroom.cli._parser import new_parser, parse
 from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS, family_of, method_class
-from stillroom.distillation.options import method_defaults
 from stillroom.errors import unknown_name
 from stillroom.files import plain
+from stillroom.hyperparameters import method_defaults
 
 __all__ = ["describe", "run"]
 

@@ -24,7 +24,6 @@ from stillroom.defense.arena import Undefended
 from stillroom.defense.attacks.collusion import colluding
 from stillroom.defense.attacks.target import Ask, BudgetSpent, Labels, Target
 from stillroom.defense.attacks.transfer import Recorded
-from stillroom.defense.cells import kept
 from stillroom.defense.contracts import Floats, Images
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.fit import fit_guard
@@ -37,6 +36,7 @@ from stillroom.models.store import weights_hash
 from stillroom.reports.page import Page, Section, environment, write_page
 from stillroom.reports.tables import Column, Table
 from stillroom.training.fabric import Device, make_fabric, torch_device
+from stillroom.training.jobs import kept
 from stillroom.training.run import RunDirectory
 
 __all__ = ["Attacked", "HTTPTarget", "attack_classifier"]

@@ -19,7 +19,6 @@ from stillroom.defense.arena import Arena, Seen, deal, first_detection, honest_a
 from stillroom.defense.armoury import DEFENCES, DETECTORS, Armoury
 from stillroom.defense.attacks.target import Labels, Target
 from stillroom.defense.bench_report import detection_table, honest_table, theft_table, write_bench_report
-from stillroom.defense.cells import kept
 from stillroom.defense.detection import separate
 from stillroom.defense.endpoint import Endpoint
 from stillroom.defense.fit import ARCHITECTURE, Victim, observe_set, pixels_of, train_victim
@@ -28,6 +27,7 @@ from stillroom.defense.traffic import OWN, Traffic, halves, load_traffic
 from stillroom.errors import InputError, unknown_name
 from stillroom.reports.tables import Table
 from stillroom.training.fabric import Device, make_fabric, torch_device
+from stillroom.training.jobs import kept
 from stillroom.training.progress import counting
 from stillroom.training.run import RunDirectory
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from multiprocessing import active_children, get_context, parent_process
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +22,12 @@ from stillroom.distillation.distill import new_students
 from stillroom.distillation.methods import METHODS, AnyMethod, family_of, method_class
 from stillroom.distillation.networks import Network, Normalisation, load_network, new_network, to_be_trained
 from stillroom.distillation.offline._method import Convention, Method
-from stillroom.distillation.options import method_defaults, method_options
 from stillroom.distillation.training import Setting, train_alone
-from stillroom.errors import FailureError, InputError, unknown_name
+from stillroom.errors import InputError, unknown_name
+from stillroom.hyperparameters import method_defaults, method_options
 from stillroom.models.store import save_model
 from stillroom.training.fabric import Device, Precision, make_fabric
+from stillroom.training.jobs import run_jobs
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import Precision as TeacherPrecision
@@ -206,40 +201,16 @@ def run_cells(
     Raises:
         FailureError: A process died.
     """
-    if jobs == 1:
-        for method, seed in wanted:
-            yield method, seed, _cell(protocol, method, seed)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_leave_with_parent) as pool:
-        futures = {pool.submit(_cell, protocol, method, seed): (method, seed) for method, seed in wanted}
-        try:
-            for future in as_completed(futures):
-                yield *futures[future], future.result()
-        except BrokenProcessPool:
-            raise FailureError(
-                "a training process died (killed for memory?); resume the bench with fewer jobs at a time"
-            ) from None
-        except BaseException:
-            for process in active_children():  # what they have done is in their checkpoints
-                process.terminate()
-            raise
-
-
-def _leave_with_parent() -> None:
-    """End a worker without a word when the bench is interrupted, and when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    for (method, seed), cell in run_jobs(partial(_cell_of, protocol), wanted, jobs):
+        yield method, seed, cell
 
 
 def _run(protocol: Protocol, name: str, seed: int) -> RunDirectory:
     return RunDirectory(protocol.out / "cells" / f"{name}-seed{seed}")
+
+
+def _cell_of(protocol: Protocol, cell: tuple[str, int]) -> dict[str, Any]:
+    return _cell(protocol, *cell)
 
 
 def _cell(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:

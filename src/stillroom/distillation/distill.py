@@ -29,9 +29,10 @@ from stillroom.distillation.networks import (
     twin,
 )
 from stillroom.distillation.offline._method import Convention, Method, Weights
-from stillroom.distillation.options import method_options, short_training
+from stillroom.distillation.options import short_training
 from stillroom.distillation.training import Setting, Trained, train_alone
 from stillroom.errors import InputError
+from stillroom.hyperparameters import method_options
 from stillroom.models.store import save_model
 from stillroom.reports.html import ModelRow, Report, write_report
 from stillroom.reports.page import environment

@@ -1,23 +1,11 @@
-"""A method's hyperparameters as plain data, read from its constructor."""
+"""What a user should know of a method's options before it is trained."""
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 from stillroom.distillation.methods import AnyMethod
+from stillroom.hyperparameters import method_defaults
 
-__all__ = ["method_defaults", "method_options", "short_training"]
-
-
-def method_defaults(method: type[AnyMethod]) -> dict[str, Any]:
-    """Return the constructor's defaults by name."""
-    return {parameter.name: parameter.default for parameter in _parameters(method)}
-
-
-def method_options(method: AnyMethod) -> dict[str, Any]:
-    """Return the values a method was built with, by the constructor's names (every method keeps them as attributes)."""
-    return {parameter.name: getattr(method, parameter.name) for parameter in _parameters(type(method))}
+__all__ = ["short_training"]
 
 
 def short_training(method: AnyMethod, epochs: int) -> list[str]:
@@ -29,8 +17,3 @@ def short_training(method: AnyMethod, epochs: int) -> list[str]:
         f"The warm-up of {method.card.name} lasts {method.warmup_epochs} epochs and the training {epochs}: its term "
         f"never reaches its full weight; set --method.{option}."
     ]
-
-
-def _parameters(method: type[AnyMethod]) -> list[inspect.Parameter]:
-    # A method without hyperparameters inherits a constructor of ``*args, **kwargs``.
-    return [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from stillroom.data.batch import Batch
 from stillroom.models.signals import Signals
 
 __all__ = ["Loader", "Task", "Teacher"]
+
+
+# A named tuple of tensors with a ``target``: images, unless a field brings batches of its own (nodes of a graph, say).
+BatchT_co = TypeVar("BatchT_co", bound=tuple[Any, ...], covariant=True, default=Batch)
 
 
 class Task(Protocol):
@@ -26,13 +31,13 @@ class Task(Protocol):
         """Be told the epoch (counted from 1) before its first step."""
 
 
-class Loader(Protocol):
+class Loader(Protocol[BatchT_co]):
     """Batches of one data set, reproducible per epoch and index."""
 
     def __len__(self) -> int:
         """Steps per epoch (of this process)."""
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[BatchT_co]:
         """Yield the batches of epoch ``number`` (counted from 1), from step ``start`` on, always the same ones."""
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillroom.data.batch import Batch
 from stillroom.errors import InputError
 from stillroom.training._sums import sum_over_processes
 from stillroom.training.contracts import Loader
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["accuracy", "evaluation_mode", "predictions", "to_device"]
 
 Predict = Callable[[Tensor], Tensor]
+BatchT = TypeVar("BatchT", bound=tuple[Any, ...])
 
 
 @contextlib.contextmanager
@@ -101,6 +101,7 @@ def _outputs(predict: nn.Module | Predict, loader: Loader, fabric: Fabric) -> It
         yield logits.float(), target
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on a device; nothing is copied when it is there already."""
-    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+def to_device(batch: BatchT, device: torch.device) -> BatchT:
+    """Return the batch, a named tuple, with its tensors on a device; nothing is copied when they are there already."""
+    moved = (value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
+    return type(batch)(*moved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "Step", "check_intervals", "fit", "supervised_step"]
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
-Step = Callable[[nn.Module, Optimizer, Batch, "Fabric", Recipe], dict[str, Tensor]]
+Step = Callable[[nn.Module, Optimizer, Any, "Fabric", Recipe], dict[str, Tensor]]
 
 _SECONDS_BETWEEN_READS = 2.0
 
@@ -75,7 +75,7 @@ def check_intervals(eval_every: int, checkpoint_every: int | None) -> None:
 
 def fit(
     task: nn.Module,
-    loader: Loader,
+    loader: Loader[Any],
     recipe: Recipe,
     *,
     seed: int,
@@ -86,8 +86,11 @@ def fit(
     resume: bool = False,
     compile: bool = False,
     checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 0.0,
     step: Step = supervised_step,
+    undecayed: Collection[nn.Parameter] = (),
     label: str = "",
+    unit: str = "images",
     show_progress: bool = True,
     tensorboard: bool = False,
 ) -> list[dict[str, Any]]:
@@ -109,14 +112,18 @@ def fit(
         resume: Continue from the newest checkpoint of ``run``, or start when there is none.
         compile: Compile the task's forward pass with ``torch.compile``.
         checkpoint_every: Steps from one checkpoint to the next within an epoch; each epoch ends with one anyway.
+        checkpoint_seconds: Leave out an epoch's checkpoint that comes sooner after the one before it; epochs may be
+            shorter than writing one. The last epoch always ends with one.
         step: One update; methods with another kind of step bring their own.
+        undecayed: Parameters that the recipe's weight decay does not reach.
         label: What is trained, for the progress display.
+        unit: What a batch's targets are counted as.
         show_progress: Whether to show progress on standard error.
         tensorboard: Also log each epoch into the run's ``tensorboard`` folder.
 
     Returns:
         One record an epoch: ``epoch``, ``lr``, ``train_loss``, ``train_accuracy`` and the task's parts (means over the
-        epoch), what ``evaluate`` returned, ``seconds`` and ``images_per_second``.
+        epoch), what ``evaluate`` returned, ``seconds`` and ``images_per_second`` (or another unit's).
 
     Raises:
         InputError: Nothing to train or to train on, or a checkpoint that does not fit or is damaged.
@@ -132,18 +139,18 @@ def fit(
     callers = checkpoint.random_states(fabric.device)
     try:
         _seed(seed + fabric.global_rank)
-        training = _Training(task, loader, recipe, seed, run, fabric, step, compile)
+        training = _Training(task, loader, recipe, seed, run, fabric, step, compile, undecayed, unit)
         training.begin(resume)
         show = show_progress and fabric.is_global_zero
         done = (training.epoch - 1) * len(loader) + training.done
-        with Progress(label, recipe.epochs, len(loader), done=done, show=show) as progress:
+        with Progress(label, recipe.epochs, len(loader), done=done, show=show, unit=unit) as progress:
             writer = run.tensorboard(training.epoch) if run is not None and tensorboard else None
             while training.epoch <= recipe.epochs:
                 record = training.one_epoch(progress, checkpoint_every)
                 if evaluate is not None and (record["epoch"] % eval_every == 0 or record["epoch"] == recipe.epochs):
                     with evaluation_mode(task):
                         record |= evaluate(task)
-                training.end_epoch(record)
+                training.end_epoch(record, checkpoint_seconds)
                 progress.epoch(record["epoch"], record)
                 if writer is not None:
                     for name in (name for name, value in record.items() if isinstance(value, float)):
@@ -161,19 +168,21 @@ class _Training:
     def __init__(
         self,
         task: nn.Module,
-        loader: Loader,
+        loader: Loader[Any],
         recipe: Recipe,
         seed: int,
         run: RunDirectory | None,
         fabric: Fabric,
         step: Step,
         compile: bool,
+        undecayed: Collection[nn.Parameter],
+        unit: str,
     ) -> None:
         self.task, self.loader, self.recipe, self.run, self.fabric, self.step = task, loader, recipe, run, fabric, step
         # A gradient scaler's unscaling and fused kernels exclude each other when gradients are clipped.
         precision: str = fabric.strategy.precision.precision
         fused = fabric.device.type in ("cpu", "cuda") and precision != "16-mixed"
-        optimizer = make_optimizer(recipe, task.parameters(), fused=fused)
+        optimizer = make_optimizer(recipe, task.parameters(), undecayed=undecayed, fused=fused)
         module = cast(nn.Module, torch.compile(task)) if compile else task
         wrapped, self.optimizer = fabric.setup(module, optimizer)
         # Fabric's wrapper sets hooks in every forward pass (up to 4 % of a small model's step); where it would neither
@@ -193,6 +202,8 @@ class _Training:
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self.pending_random: dict[str, Any] | None = None
+        self.unit = unit
+        self.saved = time.monotonic()
 
     def begin(self, resume: bool) -> None:
         """Take up the newest checkpoint, or make sure that none is in the way."""
@@ -238,16 +249,17 @@ class _Training:
             "lr": lr,
             **means,
             "seconds": self.seconds + seconds,
-            "images_per_second": (self.sums.count - seen) * self.fabric.world_size / max(seconds, 1e-9),
+            f"{self.unit}_per_second": (self.sums.count - seen) * self.fabric.world_size / max(seconds, 1e-9),
         }
 
-    def end_epoch(self, record: dict[str, Any]) -> None:
+    def end_epoch(self, record: dict[str, Any], checkpoint_seconds: float) -> None:
         """Write the epoch down and turn to the next."""
         self.history.append(plain(record))
         self.epoch, self.done, self.seconds = self.epoch + 1, 0, 0.0
         self.sums = EpochSums(self.fabric.device)
         if self.run is not None:
-            self._save(0.0)
+            if self.epoch > self.recipe.epochs or time.monotonic() - self.saved >= checkpoint_seconds:
+                self._save(0.0)
             self.run.append_metrics(record)
 
     def _batches(self) -> Any:
@@ -296,6 +308,7 @@ class _Training:
             "each": each,
         }
         checkpoint.save(self.run.checkpoints, state, epoch=self.epoch, step=self.done)
+        self.saved = time.monotonic()
 
     def _load(self, state: dict[str, Any]) -> None:
         own = state["each"][self.fabric.global_rank]

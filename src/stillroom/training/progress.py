@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "counting"]
 
+SHORT = {"images": "img"}
+
 _BAR = 16
 _WIDE = 110  # columns of a terminal that has room for a bar beside the numbers
 _SILENCE = 10.0  # seconds between lines of a count
@@ -28,10 +30,14 @@ class Progress:
         steps: Steps per epoch.
         done: Steps that an interrupted run did already.
         show: Whether to say anything.
+        unit: What is counted by the second, in the plural.
     """
 
-    def __init__(self, label: str, epochs: int, steps: int, *, done: int = 0, show: bool = True) -> None:
+    def __init__(
+        self, label: str, epochs: int, steps: int, *, done: int = 0, show: bool = True, unit: str = "images"
+    ) -> None:
         self.label, self.epochs, self.steps, self.done, self.show = label, epochs, steps, done, show
+        self.unit = unit
         self.bar: Bar | None = None
         self.room = 0  # characters for description and numbers
         self.started = self.spoken = time.monotonic()
@@ -65,13 +71,13 @@ class Progress:
     def step(self, epoch: int, step: int, means: Mapping[str, float], rate: float) -> None:
         """Say how far the epoch is."""
         if self.bar is not None:
-            self._move(epoch, (epoch - 1) * self.steps + step, _numbers(means, rate))
+            self._move(epoch, (epoch - 1) * self.steps + step, self._numbers(means, rate))
         elif self.show and time.monotonic() - self.spoken > _LONG_SILENCE:
-            self._print(f"{self._epoch(epoch)}  step {step}/{self.steps}  {_numbers(means, rate)}")
+            self._print(f"{self._epoch(epoch)}  step {step}/{self.steps}  {self._numbers(means, rate)}")
 
     def epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
         """Say what an epoch ended with."""
-        numbers = _numbers(record, record["images_per_second"])
+        numbers = self._numbers(record, record[f"{self.unit}_per_second"])
         if self.bar is not None:
             self._move(epoch, epoch * self.steps, numbers)
         elif self.show:
@@ -88,6 +94,13 @@ class Progress:
 
     def _epoch(self, epoch: int) -> str:
         return f"{self.label}  epoch {epoch}/{self.epochs}".strip()
+
+    def _numbers(self, means: Mapping[str, float], rate: float) -> str:
+        """Return the loss, every accuracy and the speed; the other parts are in the metrics file."""
+        scores = [f"{name.removesuffix('_accuracy')} {means[name]:.1f}%" for name in means if name.endswith("accuracy")]
+        return "  ".join(
+            [f"loss {means['train_loss']:.4g}", *scores, f"{rate:.0f} {SHORT.get(self.unit, self.unit)}/s"]
+        )
 
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -128,12 +141,6 @@ def counting(label: str, total: int, *, done: int = 0, show: bool = True) -> Ite
             spoken = moment
 
     yield tell
-
-
-def _numbers(means: Mapping[str, float], rate: float) -> str:
-    """Return the loss, every accuracy and the speed; the other parts are in the metrics file."""
-    accuracies = [f"{name.removesuffix('_accuracy')} {means[name]:.1f}%" for name in means if name.endswith("accuracy")]
-    return "  ".join([f"loss {means['train_loss']:.4g}", *accuracies, f"{rate:.0f} img/s"])
 
 
 def _clock(seconds: float) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -143,12 +143,19 @@ def default_lr(student: str) -> float:
     return 0.01 if "mobilenetv2" in name or "shufflenet" in name else 0.05
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter], *, fused: bool = False) -> Optimizer:
+def make_optimizer(
+    recipe: Recipe,
+    parameters: Iterable[nn.Parameter],
+    *,
+    undecayed: Collection[nn.Parameter] = (),
+    fused: bool = False,
+) -> Optimizer:
     """Return the recipe's optimiser over those of ``parameters`` that require a gradient.
 
     Args:
         recipe: Names the rule and its numbers.
         parameters: What may be trained.
+        undecayed: Those among them that weight decay does not reach.
         fused: Use torch's fused kernels (CPU and CUDA; on a CPU three to four times faster than its default).
 
     Raises:
@@ -157,9 +164,13 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter], *, fused:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise InputError("there is nothing to train: no parameter of the task requires a gradient")
+    exempt = {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in exempt]}]
+    if exempt:
+        groups.append({"params": [p for p in trained if id(p) in exempt], "weight_decay": 0.0})
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            trained,
+            groups,
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
@@ -167,4 +178,4 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter], *, fused:
             fused=fused,
         )
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adam(trained, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay, fused=fused)
+    return adam(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), weight_decay=recipe.weight_decay, fused=fused)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.data.options import DataOptions
-from stillroom.distillation.options import method_options
 from stillroom.distillation.translation.kt import KT
 from stillroom.distillation.translation.translate import DATA, METHOD, translate
+from stillroom.hyperparameters import method_options
 from stillroom.training.fabric import Device
 
 __all__ = ["translations"]

@@ -13,7 +13,6 @@ from torch import Tensor
 from stillroom.data.images import ImageData, TensorImages
 from stillroom.data.options import DataOptions
 from stillroom.data.sources import load_data
-from stillroom.distillation.options import method_options
 from stillroom.distillation.translation._report import at_once_table, headline, write_report
 from stillroom.distillation.translation.evaluate import check_steps, compare, count_flops
 from stillroom.distillation.translation.kt import KT
@@ -21,6 +20,7 @@ from stillroom.distillation.translation.pairs import PairOptions, check_pairs, i
 from stillroom.distillation.translation.training import train_translator
 from stillroom.distillation.translation.translator import Translator
 from stillroom.errors import InputError
+from stillroom.hyperparameters import method_options
 from stillroom.models.stored import Fields, read_model, write_model
 from stillroom.models.weights import load_weights
 from stillroom.reports.page import environment
