@@ -1,0 +1,1 @@
+"""Graph neural networks distilled without a teacher: students that teach each other."""

@@ -1,0 +1,1 @@
+"""Methods that train a group of graph neural networks together: one file a method."""
