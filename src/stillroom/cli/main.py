@@ -27,6 +27,10 @@ GROUPS = {
         "trajectory": "measure and draw the geometry of sampling trajectories",
         "bench": "quality against evaluations: solvers x schedules",
     },
+    "graphs": {
+        "distill": "train graph neural networks that teach each other, beside the same ones alone",
+        "bench": "methods x seeds on one graph: mean, confidence interval, paired differences",
+    },
     "defense": {
         "fit": "fit a guard against model stealing and calibrate its threshold",
         "serve": "serve a classifier over HTTP with its guard in front",

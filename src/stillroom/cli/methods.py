@@ -17,13 +17,18 @@ from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS, family_of, method_class
 from stillroom.errors import unknown_name
 from stillroom.files import plain
+from stillroom.graphs import methods as graphs
 from stillroom.hyperparameters import method_defaults
 
 __all__ = ["describe", "run"]
 
+GRAPHS = {f"graphs:{name}": name for name in graphs.METHODS}  # some are called as those for images are
+
 
 def describe(name: str) -> dict[str, Any]:
     """Return a method's card, family and defaults, and what an offline one reads and weighs, as plain data.
+
+    Methods for graphs are named ``graphs:NAME``.
 
     Raises:
         InputError: There is no such method.
@@ -35,8 +40,11 @@ def describe(name: str) -> dict[str, Any]:
             option: value for option, value in method_defaults(guard).items() if value is not inspect.Parameter.empty
         }
         return {**asdict(guard.card), "family": guarding.kind_of(name), "defaults": plain(given)}
+    if name in GRAPHS:
+        students = graphs.method_class(GRAPHS[name])
+        return {**asdict(students.card), "name": name, "family": "graphs", "defaults": method_defaults(students)}
     if name not in METHODS:
-        raise unknown_name("method", name, [*METHODS, *guarding.METHODS])
+        raise unknown_name("method", name, [*METHODS, *guarding.METHODS, *GRAPHS])
     method = method_class(name)
     about = {**asdict(method.card), "family": family_of(name), "defaults": method_defaults(method)}
     if about["family"] == "offline":
@@ -51,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?", default=None, type=str, help="show this method in full")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     options = parse(parser, argv)
-    names = [options.name] if options.name else [*METHODS, *guarding.METHODS]
+    names = [options.name] if options.name else [*METHODS, *guarding.METHODS, *GRAPHS]
     methods = [describe(name) for name in names]
     if options.json:
         print_result({"methods": methods})

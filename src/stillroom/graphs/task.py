@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.online._method import Method, Output
+from stillroom.graphs.online.agreement import check_peers
 from stillroom.training.contracts import Loader
+from stillroom.training.evaluate import evaluation_mode
 from stillroom.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,9 +34,11 @@ def ask(student: nn.Module, x: Tensor, edge_index: Tensor) -> Output:
         InputError: It returns something else.
     """
     said = student(x, edge_index)
-    if not (isinstance(said, tuple) and len(said) == 2 and isinstance(said[0], Tensor)):
+    fits = isinstance(said, tuple) and len(said) == 2 and isinstance(said[0], Tensor)
+    if not (fits and isinstance(said[1], tuple | list) and all(isinstance(each, Tensor) for each in said[1])):
         raise InputError(
-            f"a student must return (logits, hidden layers); {type(student).__name__} returned a {type(said).__name__}"
+            "a student must return (logits, hidden layers), a tensor and a tuple of tensors; "
+            f"{type(student).__name__} returned a {type(said).__name__}"
         )
     logits, hidden = said
     activate = getattr(student, "activate", None)
@@ -73,13 +77,10 @@ class GroupTask(nn.Module):
         self.students = nn.ModuleList(students)
         self.method = method
         self.epochs, self.epoch = epochs, 0
-        with torch.no_grad():
-            # In evaluation mode no batch norm takes the sample into its statistics.
-            modes = [(module, module.training) for student in students for module in student.modules()]
-            self.students.eval()
+        with evaluation_mode(*students):  # so that no batch norm takes the sample into its statistics
             outputs = [ask(student, sample.x, sample.edge_index) for student in students]
-            for module, training in modes:
-                module.training = training
+            if len(outputs) > 1:
+                check_peers([output.logits for output in outputs])
             method.build(outputs, multilabel=multilabel)
         self.best = nn.ModuleList(copy.deepcopy(student).requires_grad_(False) for student in students)
         self.register_buffer("best_score", torch.full((len(students),), float("-inf")))
@@ -115,17 +116,19 @@ class GroupTask(nn.Module):
         with fabric.autocast():
             outputs = self.say(batch)
             adversary = self.method.adversary_loss(outputs, batch)
-        if adversary is not None:
-            fabric.backward(adversary)
+
+        def update(loss: Tensor) -> None:
+            fabric.backward(loss)
+            if recipe.clip_norm is not None:
+                fabric.clip_gradients(task, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+        if adversary is not None:
+            update(adversary)
         with fabric.autocast():
             parts: dict[str, Tensor] = self.method(outputs, batch)
-        fabric.backward(parts["loss"])
-        if recipe.clip_norm is not None:
-            fabric.clip_gradients(task, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        update(parts["loss"])
         return parts if adversary is None else {**parts, "discriminators": adversary.detach()}
 
     def keep_best(self, scores: Sequence[float], losses: Sequence[float]) -> None:
@@ -135,7 +138,9 @@ class GroupTask(nn.Module):
             scores: What is to be high, one a student; where it is equal the lower loss decides.
             losses: Their losses on the same nodes.
         """
-        for m, (score, loss) in enumerate(zip(scores, losses, strict=True)):
+        # Rounded like what they are compared with: an equal score would else be a little higher, or lower.
+        rounded = self.best_score.new_tensor(list(scores)).tolist(), self.best_loss.new_tensor(list(losses)).tolist()
+        for m, (score, loss) in enumerate(zip(*rounded, strict=True)):
             before = (float(self.best_score[m]), -float(self.best_loss[m]))
             if (score, -loss) > before:
                 self.best[m].load_state_dict(self.students[m].state_dict())

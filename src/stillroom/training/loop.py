@@ -147,11 +147,12 @@ def fit(
             writer = run.tensorboard(training.epoch) if run is not None and tensorboard else None
             while training.epoch <= recipe.epochs:
                 record = training.one_epoch(progress, checkpoint_every)
-                if evaluate is not None and (record["epoch"] % eval_every == 0 or record["epoch"] == recipe.epochs):
+                due = record["epoch"] % eval_every == 0 or record["epoch"] == recipe.epochs
+                if evaluate is not None and due:
                     with evaluation_mode(task):
                         record |= evaluate(task)
                 training.end_epoch(record, checkpoint_seconds)
-                progress.epoch(record["epoch"], record)
+                progress.epoch(record["epoch"], record, evaluated=due)
                 if writer is not None:
                     for name in (name for name, value in record.items() if isinstance(value, float)):
                         writer.add_scalar(name, record[name], record["epoch"])

@@ -75,12 +75,12 @@ class Progress:
         elif self.show and time.monotonic() - self.spoken > _LONG_SILENCE:
             self._print(f"{self._epoch(epoch)}  step {step}/{self.steps}  {self._numbers(means, rate)}")
 
-    def epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
-        """Say what an epoch ended with."""
+    def epoch(self, epoch: int, record: Mapping[str, Any], *, evaluated: bool = True) -> None:
+        """Say what an epoch ended with; off a terminal short epochs without an evaluation are passed over."""
         numbers = self._numbers(record, record[f"{self.unit}_per_second"])
         if self.bar is not None:
             self._move(epoch, epoch * self.steps, numbers)
-        elif self.show:
+        elif self.show and (evaluated or time.monotonic() - self.spoken > _SILENCE):
             finished = epoch * self.steps - self.done
             left = (time.monotonic() - self.started) / max(finished, 1) * (self.epochs - epoch) * self.steps
             self._print(f"{self._epoch(epoch)}  {numbers}  eta {_clock(left)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -11,8 +11,11 @@ from stillroom.cards import Card
 from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.online.agreement import label_loss, total
+from stillroom.hyperparameters import method_options
 
-__all__ = ["Method", "Output", "equal_depths", "label_losses", "labelled"]
+__all__ = ["Method", "Output", "equal_depths", "label_losses", "labelled", "learner_of", "one_of"]
+
+ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 def _as_it_is(hidden: Tensor) -> Tensor:
@@ -47,6 +50,10 @@ class Method(nn.Module):
     shares_first_layer: ClassVar[bool] = False
     warmup_epochs: int = 0  # epochs on the labels alone, before students learn from each other
     multilabel: bool = False
+
+    def extra_repr(self) -> str:
+        """Show the hyperparameters."""
+        return ", ".join(f"{name}={value!r}" for name, value in method_options(self).items())
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Create the method's own trainable modules from what the students said about a sample batch.
@@ -102,3 +109,28 @@ def equal_depths(outputs: Sequence[Output], method: str) -> int:
     if depths[0] == 0:
         raise InputError(f"{method} compares hidden layers and the students have none; give them at least one")
     return depths[0]
+
+
+def learner_of(batch: NodeBatch, outputs: Sequence[Output], method: str) -> int:
+    """Return the student whose turn it is.
+
+    Raises:
+        InputError: It is nobody's, or that of a student that is not there.
+    """
+    if batch.turn is None or not 0 <= batch.turn < len(outputs):
+        raise InputError(
+            f"{method} trains one student at a time: the batch's turn must be 0 to {len(outputs) - 1}, not "
+            f"{batch.turn}; InTurns sets it"
+        )
+    return batch.turn
+
+
+def one_of(name: str, value: ChoiceT, known: Sequence[str]) -> ChoiceT:
+    """Return ``value`` if it is known.
+
+    Raises:
+        InputError: It is not; the message names the option.
+    """
+    if value not in known:
+        raise InputError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
+    return value

@@ -15,6 +15,7 @@ from stillroom.losses.checks import full_precision, positive
 __all__ = [
     "Kind",
     "Reduction",
+    "check_peers",
     "label_loss",
     "mean_of_others",
     "mean_of_others_loss",
@@ -104,18 +105,27 @@ def prediction_kl(
     return value / student.numel()
 
 
-def mean_of_others(logits: Sequence[Tensor]) -> list[Tensor]:
-    """Return for each network the mean of the logits of all others.
+def check_peers(logits: Sequence[Tensor]) -> None:
+    """Refuse fewer than two networks, or logits of different shapes.
 
     Raises:
-        InputError: There are fewer than two, or of different shapes.
+        InputError: It is so.
     """
     if len(logits) < 2:
         raise InputError(f"students learn from each other, so there must be at least 2, not {len(logits)}")
     if len({each.shape for each in logits}) > 1:
         shown = ", ".join(str(list(each.shape)) for each in logits)
         raise InputError(f"students that learn from each other need logits of one shape, not {shown}")
-    # Of two students each takes the other's very logits: no sum of all is formed, from which to subtract.
+
+
+def mean_of_others(logits: Sequence[Tensor]) -> list[Tensor]:
+    """Return for each network the mean of the logits of all others, in at least float32.
+
+    Raises:
+        InputError: There are fewer than two, or of different shapes.
+    """
+    check_peers(logits)
+    # Own logits are left out, not subtracted from the sum of all: large ones would take the others' digits with them.
     return [
         total([full_precision(each) for j, each in enumerate(logits) if j != i]) / (len(logits) - 1)
         for i in range(len(logits))

@@ -11,10 +11,10 @@ from torch import Tensor
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses
+from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, learner_of
 from stillroom.graphs.online.agreement import total
-from stillroom.graphs.structure import Kernel, edge_kernel, in_edge_log_softmax, structure_kl
-from stillroom.losses.checks import not_negative, positive
+from stillroom.graphs.structure import Kernel, check_kernel, edge_kernel, in_edge_log_softmax, structure_kl
+from stillroom.losses.checks import not_negative
 
 __all__ = ["Alignahead", "alignahead_loss", "cross_layer_loss", "paired_layer"]
 
@@ -80,7 +80,7 @@ def cross_layer_loss(
         for layer, other in pairs
         if other is not None
     ]
-    return total(terms) / len(log_peers) if terms else log_learner[0].sum() * 0
+    return total(terms) / len(log_peers) if terms else log_learner[0][:0].sum()
 
 
 def alignahead_loss(
@@ -203,12 +203,9 @@ class Alignahead(Method):
         super().__init__()
         self.weight = not_negative("weight", weight)
         self.shift = shift
+        check_kernel(kernel, scale)
         self.kernel: Kernel = kernel
-        self.scale: float | Literal["auto"] = scale if scale == "auto" else positive("scale", scale)
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"weight={self.weight}, shift={self.shift}, kernel={self.kernel!r}, scale={self.scale!r}"
+        self.scale: float | Literal["auto"] = scale
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Make sure that all students are as deep."""
@@ -217,8 +214,7 @@ class Alignahead(Method):
 
     def forward(self, outputs: Sequence[Output], batch: NodeBatch) -> dict[str, Tensor]:
         """Return the objective of the student whose turn it is; ``similarity`` is the mean of its kernel."""
-        assert batch.turn is not None  # asked for with in_turns
-        own = label_losses(outputs[batch.turn : batch.turn + 1], batch)
+        own = label_losses([outputs[learner_of(batch, outputs, self.card.name)]], batch)
         structure, similarity = self.structure(outputs, batch)
         return {
             "loss": own + self.weight * structure,
@@ -229,7 +225,7 @@ class Alignahead(Method):
 
     def structure(self, outputs: Sequence[Output], batch: NodeBatch) -> tuple[Tensor, Tensor]:
         """Return the structure term of the student whose turn it is, and the mean similarity of its neighbours."""
-        N = batch.x.shape[0]
+        m, N = learner_of(batch, outputs, self.card.name), batch.x.shape[0]
 
         def similarities(hidden: Sequence[Tensor]) -> list[Tensor]:
             return [edge_kernel(each, batch.edge_index, kernel=self.kernel, scale=self.scale) for each in hidden]
@@ -237,9 +233,9 @@ class Alignahead(Method):
         def log_structure(values: Sequence[Tensor]) -> list[Tensor]:
             return [in_edge_log_softmax(each, batch.edge_index, N) for each in values]
 
-        own = similarities(outputs[batch.turn].hidden)  # type: ignore[index]
+        own = similarities(outputs[m].hidden)
         with torch.no_grad():
-            others = [log_structure(similarities(each.hidden)) for m, each in enumerate(outputs) if m != batch.turn]
+            others = [log_structure(similarities(each.hidden)) for j, each in enumerate(outputs) if j != m]
         loss = cross_layer_loss(
             log_structure(own), others, batch.edge_index, N, shift=self.shift, wrap=True, nodes=batch.complete
         )

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from stillroom.cards import Card, Paper
 from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, equal_depths
+from stillroom.graphs.online._method import Method, Output, equal_depths, learner_of
 from stillroom.graphs.online.agreement import label_loss, total
 from stillroom.graphs.online.alignahead import alignahead_loss, paired_layer
-from stillroom.graphs.structure import Kernel
-from stillroom.losses.checks import full_precision, not_negative, positive
+from stillroom.graphs.structure import Kernel, check_kernel
+from stillroom.losses.checks import full_precision, not_negative
 
 __all__ = ["AlignaheadPP", "alignahead_pp_loss", "feature_loss"]
 
@@ -52,7 +52,7 @@ def feature_loss(
                     "one to the other's width first"
                 )
             terms.append((full_precision(own) - full_precision(hidden[other])).square().mean())
-    return total(terms) / len(peers) if terms else student[0].sum() * 0
+    return total(terms) / len(peers) if terms else student[0][:0].sum()
 
 
 def alignahead_pp_loss(
@@ -167,13 +167,9 @@ class AlignaheadPP(Method):
         self.feature_weight = not_negative("feature_weight", feature_weight)
         self.aux_weight = not_negative("aux_weight", aux_weight)
         self.shift, self.wrap = shift, wrap
+        check_kernel(kernel, scale)
         self.kernel: Kernel = kernel
-        self.scale: float | Literal["auto"] = scale if scale == "auto" else positive("scale", scale)
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        weights = f"{self.structure_weight}, {self.feature_weight}, {self.aux_weight}"
-        return f"weights=({weights}), shift={self.shift}, wrap={self.wrap}, scale={self.scale!r}"
+        self.scale: float | Literal["auto"] = scale
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Create every student's auxiliary classifiers, and maps from its peers' layers where widths differ."""
@@ -195,8 +191,7 @@ class AlignaheadPP(Method):
 
     def forward(self, outputs: Sequence[Output], batch: NodeBatch) -> dict[str, Tensor]:
         """Return the objective of the student whose turn it is."""
-        m = batch.turn
-        assert m is not None  # asked for with in_turns
+        m = learner_of(batch, outputs, self.card.name)
         learner, peers = outputs[m], [j for j in range(len(outputs)) if j != m]
         picked = [learner.activate(hidden).index_select(0, batch.labelled) for hidden in learner.hidden]
         mapped = [[self._map(m, j, layer, hidden) for layer, hidden in enumerate(outputs[j].hidden)] for j in peers]

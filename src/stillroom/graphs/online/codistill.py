@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses
+from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, one_of
 from stillroom.graphs.online.agreement import Reduction, mean_of_others, prediction_kl, total
 from stillroom.losses.checks import full_precision, not_negative, positive
 
@@ -81,7 +81,7 @@ def edge_codistill_loss(features: Sequence[Tensor], edge_index: Tensor, *, edge_
     terms = []
     for own, target in zip(features, targets, strict=True):
         log_p, log_q = log_distribution(target), log_distribution(own)
-        terms.append((log_p.exp() * (log_p - log_q)).mean())
+        terms.append((log_p.exp() * (log_p - log_q)).sum() / max(edge_index.shape[1], 1))  # 0 without edges
     return total(terms)
 
 
@@ -150,17 +150,11 @@ class Codistill(Method):
         temperature: float = 3.0,
     ) -> None:
         super().__init__()
-        if of not in ("features", "edges"):
-            raise InputError(f"of must be features or edges, not {of!r}")
         self.weight = not_negative("weight", weight)
         self.temperature = positive("temperature", temperature)
-        self.of: Literal["features", "edges"] = of
-        self.kind: Literal["mse", "kl"] = kind
-        self.edge_value: EdgeValue = edge_value
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"weight={self.weight}, of={self.of!r}, kind={self.kind!r}, edge_value={self.edge_value!r}"
+        self.of: Literal["features", "edges"] = one_of("of", of, ("features", "edges"))
+        self.kind: Literal["mse", "kl"] = one_of("kind", kind, ("mse", "kl"))
+        self.edge_value: EdgeValue = one_of("edge_value", edge_value, get_args(EdgeValue))
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Make sure that the last hidden layers can be compared."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from torch import Tensor
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, label_losses, labelled
-from stillroom.graphs.online.agreement import Kind, Reduction, mean_of_others, prediction_kl, total
+from stillroom.graphs.online._method import Method, Output, label_losses, labelled, one_of
+from stillroom.graphs.online.agreement import Kind, Reduction, check_peers, prediction_kl, total
 from stillroom.losses.checks import not_negative, positive
 
 __all__ = ["DML", "dml_loss"]
@@ -38,7 +38,7 @@ def dml_loss(
     Shapes:
         logits: B tensors [N, C].
     """
-    mean_of_others(logits)  # refuses a single one
+    check_peers(logits)
     imitated = [each.detach() for each in logits] if detach else logits
     terms = [
         prediction_kl(own, imitated[j], temperature=temperature, kind=kind, reduction=reduction)
@@ -99,12 +99,8 @@ class DML(Method):
         super().__init__()
         self.weight = not_negative("weight", weight)
         self.temperature = positive("temperature", temperature)
-        self.reduction: Reduction = reduction
+        self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
         self.detach = detach
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"weight={self.weight}, temperature={self.temperature}, detach={self.detach}"
 
     def forward(self, outputs: Sequence[Output], batch: NodeBatch) -> dict[str, Tensor]:
         """Return the losses on the labels and between the students."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, label_losses, labelled
-from stillroom.graphs.online.agreement import Reduction, mean_of_others, prediction_kl, total
+from stillroom.graphs.online._method import Method, Output, label_losses, labelled, one_of
+from stillroom.graphs.online.agreement import Reduction, check_peers, prediction_kl, total
 from stillroom.losses.checks import full_precision, not_negative, positive
 
 __all__ = ["KDCL", "kdcl_loss"]
@@ -43,7 +43,7 @@ def kdcl_loss(
     Shapes:
         logits: B tensors [N, C]; target: [N], int64.
     """
-    mean_of_others(logits)
+    check_peers(logits)
     if target.dtype is not torch.int64 or target.shape != logits[0].shape[:1]:
         raise InputError("kdcl compares logits with the logit of the right class, so every node must have one class")
     stacked = torch.stack([full_precision(each) for each in logits])  # [B, N, C]
@@ -105,12 +105,8 @@ class KDCL(Method):
         super().__init__()
         self.weight = not_negative("weight", weight)
         self.temperature = positive("temperature", temperature)
-        self.teacher: Literal["naive", "minlogit"] = teacher
-        self.reduction: Reduction = reduction
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"weight={self.weight}, teacher={self.teacher!r}, temperature={self.temperature}"
+        self.teacher: Literal["naive", "minlogit"] = one_of("teacher", teacher, ("naive", "minlogit"))
+        self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Refuse several labels a node."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses
-from stillroom.graphs.online.agreement import mean_of_others, total
-from stillroom.graphs.structure import Kernel, lsp_loss
-from stillroom.losses.checks import not_negative, positive
+from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, one_of
+from stillroom.graphs.online.agreement import check_peers, total
+from stillroom.graphs.structure import Kernel, check_kernel, edge_kernel, in_edge_log_softmax, structure_kl
+from stillroom.losses.checks import not_negative
 
 __all__ = ["LSP"]
 
@@ -63,37 +64,31 @@ class LSP(Method):
     ) -> None:
         super().__init__()
         self.weight = not_negative("weight", weight)
-        self.direction: Literal["student_teacher", "teacher_student"] = direction
+        self.direction: Literal["student_teacher", "teacher_student"] = one_of(
+            "direction", direction, ("student_teacher", "teacher_student")
+        )
+        check_kernel(kernel, scale)
         self.kernel: Kernel = kernel
-        self.scale: float | Literal["auto"] = scale if scale == "auto" else positive("scale", scale)
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"weight={self.weight}, direction={self.direction!r}, kernel={self.kernel!r}, scale={self.scale!r}"
+        self.scale: float | Literal["auto"] = scale
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Make sure that there are hidden layers to compare."""
         super().build(outputs, multilabel=multilabel)
         equal_depths(outputs, self.card.name)
-        mean_of_others([each.logits for each in outputs])  # refuses a single student
+        check_peers([each.logits for each in outputs])
 
     def forward(self, outputs: Sequence[Output], batch: NodeBatch) -> dict[str, Tensor]:
         """Return the losses on the labels and between the structures."""
         own = label_losses(outputs, batch)
-        last = [output.hidden[-1] for output in outputs]
-        terms = [
-            lsp_loss(
-                mine,
-                last[j].detach(),
-                batch.edge_index,
-                direction=self.direction,
-                kernel=self.kernel,
-                scale=self.scale,
-                nodes=batch.complete,
-            )
-            for i, mine in enumerate(last)
-            for j in range(len(last))
-            if j != i
+        edges, N = batch.edge_index, batch.x.shape[0]
+        # What lsp_loss computes, each student's structure once and not once a pair.
+        logs = [
+            in_edge_log_softmax(edge_kernel(each, edges, kernel=self.kernel, scale=self.scale), edges, N)
+            for each in (output.hidden[-1] for output in outputs)
         ]
-        structure = total(terms) / (len(last) - 1)
+        terms = []
+        for mine, other in permutations(logs, 2):
+            pair = (mine, other.detach()) if self.direction == "student_teacher" else (other.detach(), mine)
+            terms.append(structure_kl(*pair, edges, N, nodes=batch.complete))
+        structure = total(terms) / (len(logs) - 1)
         return {"loss": own + self.weight * structure, "labels": own.detach(), "structure": structure.detach()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, labelled
+from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, labelled, one_of
 from stillroom.graphs.online.agreement import Kind, Reduction, mean_of_others_loss, total
 from stillroom.graphs.propagation import symmetric_norm
 from stillroom.losses.checks import full_precision, not_negative, positive
@@ -239,23 +239,13 @@ class OAD(Method):
             raise InputError(f"discriminator_width must be at least 1, not {discriminator_width}")
         if warmup_epochs < 0:
             raise InputError(f"warmup_epochs must not be negative, not {warmup_epochs}")
-        for name, value, known in (
-            ("kind", kind, ("auto", "softmax")),
-            ("features", features, ("hidden", "activated")),
-        ):
-            if value not in known:
-                raise InputError(f"{name} must be {' or '.join(known)}, not {value!r}")
-        self.reduction: Reduction = reduction
-        self.kind: Literal["auto", "softmax"] = kind
-        self.features: Literal["hidden", "activated"] = features
+        self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
+        self.kind: Literal["auto", "softmax"] = one_of("kind", kind, ("auto", "softmax"))
+        self.features: Literal["hidden", "activated"] = one_of("features", features, ("hidden", "activated"))
         self.discriminator_width = discriminator_width
-        self.final_activation: FinalActivation = final_activation
+        self.final_activation: FinalActivation = one_of("final_activation", final_activation, get_args(FinalActivation))
         self.warmup_epochs, self.alpha = warmup_epochs, alpha
         self.passed: float | None = None  # share of the second phase that is over; None in the warm-up
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"kd_weight={self.kd_weight}, gan_weight={self.gan_weight}, temperature={self.temperature}"
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Create the discriminators."""

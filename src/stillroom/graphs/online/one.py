@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.cards import Card, Paper, Quirk
+from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, labelled
 from stillroom.graphs.online.agreement import Kind, label_loss, prediction_kl, total
@@ -28,7 +29,10 @@ class Gate(nn.Module):
         students: M.
 
     Shapes:
-        hidden: [n, D]; logits: M tensors [n, C]; the result: [n, C].
+        hidden: [n, D]; logits: M tensors [n, C]; the result: [n, C]. In training n > 1, for the batch norm.
+
+    Raises:
+        InputError: A single node in training.
     """
 
     def __init__(self, width: int, students: int) -> None:
@@ -38,6 +42,10 @@ class Gate(nn.Module):
 
     def forward(self, hidden: Tensor, logits: Sequence[Tensor]) -> Tensor:
         """Return the mixture of the students' logits."""
+        if self.training and len(hidden) < 2:
+            raise InputError(
+                f"one needs at least 2 labelled nodes in every batch, not {len(hidden)}; change batch_size"
+            )
         weights = F.softmax(full_precision(F.relu(self.bn(self.linear(hidden)))), dim=1)
         stacked = torch.stack([full_precision(each) for each in logits], dim=1)  # [n, M, C]
         return (weights[:, :, None] * stacked).sum(1)
@@ -83,10 +91,6 @@ class ONE(Method):
         super().__init__()
         self.weight = not_negative("weight", weight)
         self.temperature = positive("temperature", temperature)
-
-    def extra_repr(self) -> str:
-        """Show the hyperparameters."""
-        return f"weight={self.weight}, temperature={self.temperature}"
 
     def build(self, outputs: Sequence[Output], *, multilabel: bool) -> None:
         """Create the gate on the first hidden layer."""

@@ -1,0 +1,54 @@
+"""The options ``graphs distill`` and ``graphs bench`` share: network, data, sampling, recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from stillroom.cli._help import retitle
+from stillroom.cli._parser import expand, plain, read_configs
+from stillroom.graphs.distill import NETWORK, RECIPE
+from stillroom.graphs.networks import GNNOptions
+from stillroom.graphs.options import GraphDataOptions, SBMOptions
+from stillroom.graphs.training import SamplingOptions
+from stillroom.training.recipe import Recipe
+
+__all__ = ["add_groups", "arguments", "built"]
+
+SHORT = {"--data": "--data.name", "--method": "--method.name"}
+LISTS = ("--methods", "--seeds", "--sampling.fanout", "--recipe.milestones")
+GROUPS: tuple[tuple[str, type[Any], Any], ...] = (
+    ("network", GNNOptions, NETWORK),
+    ("data", GraphDataOptions, GraphDataOptions()),
+    ("sbm", SBMOptions, SBMOptions()),
+    ("sampling", SamplingOptions, SamplingOptions()),
+    ("recipe", Recipe, RECIPE),
+)
+TITLES = {"sbm": "generated graph (--data sbm)"}
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
+    """Expand short forms and configuration files."""
+    return read_configs(expand(argv, SHORT, LISTS), SHORT)
+
+
+def add_groups(parser: ArgumentParser) -> None:
+    """Add the groups with their defaults."""
+    for name, kind, default in GROUPS:
+        parser.add_class_arguments(kind, name)
+        parser.set_defaults({f"{name}.{field.name}": getattr(default, field.name) for field in fields(kind)})
+        retitle(parser, name, TITLES.get(name, name), f"a YAML file with the options of the {name}", "FILE")
+    retitle(parser, "data", "data", "short for --data.name NAME; or a YAML file with the options of the data")
+
+
+def built(options: Namespace) -> dict[str, Any]:
+    """Return the groups as the library takes them."""
+    return {name: _build(kind, options[name]) for name, kind, _ in GROUPS}
+
+
+def _build(kind: type[Any], options: Namespace) -> Any:
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain(options).items()}
+    return kind(**given)
