@@ -28,6 +28,7 @@ from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import FAMILIES, METHODS, AnyMethod, family_of, method_class
 from stillroom.distillation.offline._method import DryRun, Method
 from stillroom.errors import InputError
+from stillroom.graphs import methods as graphs
 from stillroom.hyperparameters import method_defaults
 from stillroom.models.create import create_model
 from stillroom.models.signals import Signals
@@ -87,6 +88,23 @@ GUIDES = {
     "data_free": "data-free",
     "translation": "translation",
 }
+# What the methods for graphs are made of, for a loop of one's own.
+GRAPH_FUNCTIONS = (
+    "structure:edge_kernel",
+    "structure:local_structure",
+    "structure:structure_kl",
+    "structure:lsp_loss",
+    "online.alignahead:alignahead_loss",
+    "online.alignahead_pp:alignahead_pp_loss",
+    "online.agreement:prediction_kl",
+    "online.agreement:mean_of_others_loss",
+    "online.dml:dml_loss",
+    "online.kdcl:kdcl_loss",
+    "online.codistill:feature_codistill_loss",
+    "online.codistill:edge_codistill_loss",
+    "online.oad:discriminator_loss",
+    "online.oad:adversarial_loss",
+)
 KINDS = {
     "offline": "one trained teacher",
     "online": "peers, no teacher",
@@ -218,6 +236,8 @@ def losses(module: ModuleType, kind: type[AnyMethod]) -> str:
 
 def _signature(thing: Any) -> str:
     signature = inspect.signature(thing)
+    if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):  # a class without a constructor of its own
+        return "()"
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
@@ -328,21 +348,47 @@ def guarding_page() -> str:
     for kind, names in guarding.KINDS.items():
         parts.append(f"## {kind.capitalize()}s")
         for name in names:
-            cls = guarding.method_class(name)
-            card, meanings = cls.card, arguments(cls)
-            parts += [
-                f"### {name}",
-                f"{card.summary} Standing: **{card.standing}**: {STANDING[card.standing]}.",
-                f"```text\nfrom {cls.__module__} import {cls.__name__}\n{cls.__name__}{_signature(cls)}\n```",
-                prose(sections(cls)[""]),
-                "\n".join(f"- `{argument}`: {meaning}" for argument, meaning in meanings.items()),
-            ]
-            if card.ledger:
-                rows = [(q.paper, q.code, q.default + (f"; `{q.option}`" if q.option else "")) for q in card.ledger]
-                parts.append(table(("paper", "code", "default; the other by"), rows))
-            parts.append(
-                "\n".join(f"- {p.authors}. *{p.title}*. {p.venue}, {p.year}. {p.identifier}" for p in card.papers)
-            )
+            parts += [f"### {name}", *entry(guarding.method_class(name))]
+    return "\n\n".join(parts) + "\n"
+
+
+def entry(cls: type[Any]) -> list[str]:
+    """Return what a page of several methods says of one: summary, call, equations, options, ledger, papers."""
+    card, meanings = cls.card, arguments(cls)
+    parts = [
+        f"{card.summary} Standing: **{card.standing}**: {STANDING[card.standing]}.",
+        f"```text\nfrom {cls.__module__} import {cls.__name__}\n{cls.__name__}{_signature(cls)}\n```",
+        prose(sections(cls)[""]),
+    ]
+    if meanings:
+        parts.append("\n".join(f"- `{argument}`: {meaning}" for argument, meaning in meanings.items()))
+    if card.ledger:
+        rows = [(q.paper, q.code, q.default + (f"; `{q.option}`" if q.option else "")) for q in card.ledger]
+        parts.append(table(("paper", "code", "default; the other by"), rows))
+    parts.append("\n".join(f"- {p.authors}. *{p.title}*. {p.venue}, {p.year}. {p.identifier}" for p in card.papers))
+    return parts
+
+
+def graphs_page() -> str:
+    """Return the page of the methods for graph neural networks, and of the functions they are made of."""
+    parts = [
+        NOTICE,
+        "# Graph neural networks that teach each other",
+        "Every method trains a group of students from scratch; `stillroom graphs distill --method NAME` runs it, "
+        "`--method.OPTION` sets what is listed below its call. [The guide](../guide/graphs.md) shows them at work.",
+    ]
+    for name in graphs.METHODS:
+        parts += [f"## {name}", *entry(graphs.method_class(name))]
+    parts.append("## Losses in your own loop")
+    for place in GRAPH_FUNCTIONS:
+        module, _, name = place.partition(":")
+        function = getattr(import_module(f"stillroom.graphs.{module}"), name)
+        call = f"from {function.__module__} import {name}\n{name}{_signature(function)}"
+        meanings = [f"- `{argument}`: {meaning}" for argument, meaning in arguments(function).items()]
+        parts += [f"### {name}", f"```text\n{call}\n```", prose(sections(function)[""])]
+        parts += ["\n".join(meanings)] if meanings else []
+        if "Shapes" in (said := sections(function)):
+            parts.append("Shapes: " + prose(" ".join(said["Shapes"].split())))
     return "\n\n".join(parts) + "\n"
 
 
@@ -354,6 +400,10 @@ def methods_table() -> str:
             card = method_class(name).card
             link = f"[{name}](docs/methods/{name}.md)"
             rows.append((link, KINDS[family], card.papers[0].year, card.standing, card.summary))
+    for name in graphs.METHODS:
+        card = graphs.method_class(name).card
+        link = f"[graphs:{name}](docs/methods/graphs.md#{name})"
+        rows.append((link, "peers on a graph, no teacher", card.papers[0].year, card.standing, card.summary))
     return table(("method", "learns from", "year", "standing", "what it does"), rows)
 
 
@@ -364,6 +414,7 @@ def pages() -> dict[Path, str]:
     _, _, after = rest.partition(END)
     written = {DOCS / "methods" / f"{name}.md": page(name) for name in METHODS}
     written[DOCS / "methods" / "defense.md"] = guarding_page()
+    written[DOCS / "methods" / "graphs.md"] = graphs_page()
     return {**written, README: f"{before}{BEGIN}\n{methods_table()}\n{END}{after}"}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stillroom.errors import InputError
 from stillroom.graphs.evaluate import measure_name
 from stillroom.graphs.methods import method_class
 from stillroom.graphs.networks import GNN, GNNOptions
@@ -108,6 +109,11 @@ def distill(
     graphs = options if isinstance(options, NodeData) else load_graphs(options, sbm)
     fabric = make_fabric(device, precision)
     own = None if isinstance(students, int) else [copy.deepcopy(student) for student in students]
+    if own and chosen.shares_first_layer:
+        raise InputError(
+            f"{chosen.card.name} gives its students one first layer in common, which modules of your own do not have; "
+            "pass their number and network=..."
+        )
     config: dict[str, Any] = {
         "method": {"name": chosen.card.name, **method_options(chosen)},
         "students": students if isinstance(students, int) else [type(student).__name__ for student in students],
@@ -140,8 +146,8 @@ def distill(
         torch.manual_seed(seed)
         count = len(own) if own is not None else int(students)  # type: ignore[arg-type]
         members = own or new_students(graphs, network, count, init=init, shared=chosen.shares_first_layer)
-    alike = [copy.deepcopy(member) for member in members]
-    rehearse(members, chosen, setting)
+        alike = [copy.deepcopy(member) for member in members]
+        rehearse(members, chosen, setting)
     run = RunDirectory.create(out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE, fabric=fabric)
     alone: TrainedGroup | None = None
     if baseline and chosen.card.name != Independent.card.name:
@@ -151,7 +157,7 @@ def distill(
     about = graphs.describe()
     best = group.students[group.chosen]
     card = StudentCard(
-        network=network if isinstance(best, GNN) else None,
+        network=best.options if type(best) is GNN else None,
         in_features=graphs.num_features,
         classes=graphs.classes,
         multilabel=graphs.multilabel,

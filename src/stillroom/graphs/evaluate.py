@@ -118,6 +118,9 @@ class Evaluator:
         self._whole: list[_Whole] = []
         self._loaders = {}
         if layers is None:
+            for split in self.splits:
+                if not any(bool(graph[f"{split}_mask"].any()) for graph in data.graphs):
+                    raise InputError(f"{data.name} has no {split} node to evaluate on; mark some in {split}_mask")
             for graph in data.graphs:
                 rows = {split: graph[f"{split}_mask"].nonzero()[:, 0].to(device) for split in self.splits}
                 if any(len(each) for each in rows.values()):
@@ -152,8 +155,6 @@ class Evaluator:
                     found[split].append((picked, batch.target[batch.labelled]))
         answers = {}
         for split, parts in found.items():
-            if not parts:
-                raise InputError(f"there is no {split} node to evaluate on")
             logits = [torch.cat([part[0][m] for part in parts]) for m in range(len(students))]
             answers[split] = Answers(logits, torch.cat([part[1] for part in parts]))
         return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from stillroom.errors import InputError, MissingExtraError, unknown_name
 from stillroom.graphs.propagation import symmetric_norm
+from stillroom.models.weights import first_line
 
 __all__ = ["CONVOLUTIONS", "GNN", "GNNOptions", "NodeClassifier"]
 
@@ -83,7 +85,7 @@ class GNN(nn.Module):
 
     Raises:
         MissingExtraError: PyTorch Geometric is not installed.
-        InputError: There is no such layer, or it cannot be made with two widths.
+        InputError: There is no such layer, or it cannot be made with two widths and called with a graph.
 
     Example:
         >>> network = GNN(5, 3, GNNOptions(conv="sage", layers=2, width=8))
@@ -123,7 +125,10 @@ class GNN(nn.Module):
         hidden: list[Tensor] = []
         *first, last = self.layers
         for layer in first:
-            x = layer(self._drop(x), edge_index, *shared)
+            # Sparse features are multiplied in float32: torch knows no other product of theirs on a CPU.
+            full = x.layout is torch.sparse_csr
+            with torch.autocast(x.device.type, enabled=False) if full else contextlib.nullcontext():
+                x = layer(self._drop(x), edge_index, *shared)
             hidden.append(x)
             x = self.activate(x)
         logits: Tensor = last(self._drop(x), edge_index, *shared)
@@ -178,20 +183,40 @@ def _layer(options: GNNOptions, before: int, after: int, *, last: bool, first: b
     if options.conv == "sage":
         return _MeanSAGE(before, after)
     if options.conv == "sage_pool":
-        return layers.SAGEConv(before, after, aggr="max", project=True)  # type: ignore[no-any-return]
+        try:
+            return layers.SAGEConv(before, after, aggr="max", project=True)  # type: ignore[no-any-return]
+        except RuntimeError:  # torch's, of memory
+            raise InputError(
+                f"sage_pool has a matrix of {before} x {before} for {before} features, which does not fit into memory; "
+                "use sage"
+            ) from None
     if options.conv == "gin":
         return _GIN(before, after)
-    name = options.conv.removeprefix(_PYG)
-    if not hasattr(layers, name):
+    return _layer_of_pyg(options.conv.removeprefix(_PYG), before, after)
+
+
+def _layer_of_pyg(name: str, before: int, after: int) -> nn.Module:
+    """Make any layer of PyG that is made with two widths, and try it on two nodes."""
+    import torch_geometric.nn as layers
+
+    found = getattr(layers, name, None)
+    if not (isinstance(found, type) and issubclass(found, layers.MessagePassing)):
         convolutions = [each for each in dir(layers) if each.endswith("Conv")]
         raise unknown_name("layer of torch_geometric.nn", name, convolutions)
+    pair = torch.tensor([[0, 1], [1, 0]])
     try:
-        made: nn.Module = getattr(layers, name)(before, after)
-    except TypeError as error:
+        made: nn.Module = found(before, after)
+        with torch.no_grad():
+            shape = list(made.eval()(torch.zeros(2, before), pair).shape)
+    except Exception as error:  # whatever a layer says that takes something else
+        why = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(
-            f"{options.conv} cannot be made with two widths alone: {error}; pass a module of your own"
+            f"{_PYG}{name} is not made with two widths and called with (x, edge_index) alone ({why}); pass a module of "
+            "your own"
         ) from None
-    return made
+    if shape != [2, after]:
+        raise InputError(f"{_PYG}{name} has outputs of shape {shape} and not {[2, after]}; pass a module of your own")
+    return made.train()
 
 
 class _Attention(nn.Module):
@@ -247,5 +272,7 @@ class _GIN(nn.Module):
         self.conv = GINConv(nn.Sequential(nn.BatchNorm1d(after), nn.ReLU(), nn.Linear(after, after)), train_eps=True)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        if self.training and x.shape[0] < 2:
+            raise InputError("gin's batch norm needs at least 2 nodes in every batch, not 1; change batch_size")
         out: Tensor = self.conv(F.linear(x, self.first.weight), edge_index)
         return out

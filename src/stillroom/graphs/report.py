@@ -120,7 +120,7 @@ def _learning(groups: Mapping[str, TrainedGroup], measure: str) -> str:
     panels = {
         f"validation {WORDS[measure]} [%]": f"val_{measure}",
         f"test {WORDS[measure]} [%]": f"test_{measure}",
-        "training loss on the labels": "train_labels",
+        "validation loss": "val_loss",
     }
     return training_curves(
         {title: {name: curve(group, key) for name, group in groups.items()} for title, key in panels.items()}

@@ -67,6 +67,8 @@ class SamplingOptions:
             raise InputError(f"sampling.fanout is {list(self.fanout)}; every number must be at least 1, or -1 for all")
         if self.graphs_per_batch < 1:
             raise InputError(f"sampling.graphs_per_batch is {self.graphs_per_batch}; it must be at least 1")
+        if self.fanout and self.graphs_per_batch > 1:
+            raise InputError("sampling.graphs_per_batch is for whole graphs; set it, or sampling.fanout")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "counting"]
 
 SHORT = {"images": "img"}
+SCORES = ("accuracy", "micro_f1")  # percentages
 
 _BAR = 16
 _WIDE = 110  # columns of a terminal that has room for a bar beside the numbers
@@ -96,8 +97,9 @@ class Progress:
         return f"{self.label}  epoch {epoch}/{self.epochs}".strip()
 
     def _numbers(self, means: Mapping[str, float], rate: float) -> str:
-        """Return the loss, every accuracy and the speed; the other parts are in the metrics file."""
-        scores = [f"{name.removesuffix('_accuracy')} {means[name]:.1f}%" for name in means if name.endswith("accuracy")]
+        """Return the loss, every score and the speed; the other parts are in the metrics file."""
+        named = {name: next((suffix for suffix in SCORES if name.endswith(suffix)), None) for name in means}
+        scores = [f"{name.removesuffix(f'_{of}')} {means[name]:.1f}%" for name, of in named.items() if of is not None]
         return "  ".join(
             [f"loss {means['train_loss']:.4g}", *scores, f"{rate:.0f} {SHORT.get(self.unit, self.unit)}/s"]
         )

@@ -170,7 +170,7 @@ class Alignahead(Method):
                 paper="Students start from weights of their own (unverified).",
                 code="All are copies of one initialisation, so that on one whole graph they stay close.",
                 default="neither",
-                option="--init copy for the code's; independent weights are the default",
+                option="--init copy",
             ),
             Quirk(
                 paper="F1 of the test set.",

@@ -77,7 +77,7 @@ class DML(Method):
                 paper="The imitated network is a constant, and networks are updated in turns.",
                 code="OAD's code, whose numbers are compared with: nothing is detached, and all are updated at once.",
                 default="paper",
-                option="detach; the update is always of all at once",
+                option="detach",
             ),
             Quirk(
                 paper="The divergence is averaged over the samples.",

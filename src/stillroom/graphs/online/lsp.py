@@ -49,7 +49,7 @@ class LSP(Method):
                 paper="A trained teacher, whose structure is a constant.",
                 code="OAD's baseline, whose numbers are compared with: between students, nothing detached.",
                 default="neither",
-                option="between students, detached; lsp_loss detaches nothing",
+                option="lsp_loss",
             ),
         ),
     )

@@ -197,7 +197,7 @@ class OAD(Method):
                 paper="Weights of the terms are tuned for each data set (unverified).",
                 code="1 and 1 on citation graphs; at 1 the adversarial term cost half a point to a point on Cora.",
                 default="neither",
-                option="gan_weight=1 (0.1 is the default)",
+                option="gan_weight=1",
             ),
             Quirk(
                 paper="Accuracy of the model.",
