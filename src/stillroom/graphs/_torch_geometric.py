@@ -7,6 +7,7 @@ import warnings
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it uses torch.jit while it is imported; no user can mend that
+        import torch_geometric.nn as layers
         from torch_geometric.data import Data
         from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 except ModuleNotFoundError as error:
@@ -16,4 +17,4 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("torch-geometric", "graphs") from None
 
-__all__ = ["BaseSampler", "Data", "NodeSamplerInput", "SamplerOutput"]
+__all__ = ["BaseSampler", "Data", "NodeSamplerInput", "SamplerOutput", "layers"]

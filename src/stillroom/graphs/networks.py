@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillroom.errors import InputError, MissingExtraError, unknown_name
+from stillroom.errors import InputError, unknown_name
 from stillroom.graphs.propagation import symmetric_norm
 from stillroom.models.weights import first_line
 
@@ -26,7 +26,7 @@ class GNNOptions:
 
     Args:
         conv: Convolution: gcn, gat, sage (mean of the neighbours), sage_pool (their maximum), gin, or pyg:NAME for any
-            layer of torch_geometric.nn that is made with two widths, say pyg:TransformerConv.
+            of torch_geometric.nn that is made with two widths and takes (x, edge_index), say pyg:TransformerConv.
         layers: Hidden layers; the layer of the classes comes on top.
         width: Outputs of a hidden layer, for gat of each head.
         heads: Attention heads of gat's hidden layers, which are concatenated.
@@ -171,10 +171,8 @@ class NodeClassifier(nn.Module):
 
 
 def _layer(options: GNNOptions, before: int, after: int, *, last: bool, first: bool) -> nn.Module:
-    try:
-        import torch_geometric.nn as layers
-    except ImportError:
-        raise MissingExtraError("torch-geometric", "graphs") from None
+    from stillroom.graphs._torch_geometric import layers
+
     if options.conv == "gcn":
         # The weights of the edges come with the graph.
         return layers.GCNConv(before, after, normalize=False)  # type: ignore[no-any-return]
@@ -197,15 +195,18 @@ def _layer(options: GNNOptions, before: int, after: int, *, last: bool, first: b
 
 def _layer_of_pyg(name: str, before: int, after: int) -> nn.Module:
     """Make any layer of PyG that is made with two widths, and try it on two nodes."""
-    import torch_geometric.nn as layers
+    from stillroom.graphs._torch_geometric import layers
 
-    found = getattr(layers, name, None)
-    if not (isinstance(found, type) and issubclass(found, layers.MessagePassing)):
-        convolutions = [each for each in dir(layers) if each.endswith("Conv")]
-        raise unknown_name("layer of torch_geometric.nn", name, convolutions)
+    known = {
+        each: found
+        for each, found in vars(layers).items()
+        if each.endswith("Conv") and isinstance(found, type) and issubclass(found, layers.MessagePassing)
+    }
+    if name not in known:
+        raise unknown_name("convolution of torch_geometric.nn", name, known)
     pair = torch.tensor([[0, 1], [1, 0]])
     try:
-        made: nn.Module = found(before, after)
+        made: nn.Module = known[name](before, after)
         with torch.no_grad():
             shape = list(made.eval()(torch.zeros(2, before), pair).shape)
     except Exception as error:  # whatever a layer says that takes something else

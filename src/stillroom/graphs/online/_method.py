@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,7 +13,11 @@ from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.online.agreement import label_loss, total
 from stillroom.hyperparameters import method_options
 
-__all__ = ["Method", "Output", "equal_depths", "label_losses", "labelled", "learner_of", "one_of"]
+__all__ = [
+    *("Compared", "Method", "Output", "compared", "equal_depths", "label_losses", "labelled", "learner_of", "one_of"),
+]
+
+Compared = Literal["labelled", "all"]
 
 ChoiceT = TypeVar("ChoiceT", bound=str)
 
@@ -86,6 +90,11 @@ def labelled(outputs: Sequence[Output], batch: NodeBatch) -> tuple[list[Tensor],
     """Return every student's logits and the targets of the nodes whose labels count in the batch."""
     logits = [output.logits.index_select(0, batch.labelled) for output in outputs]
     return logits, batch.target.index_select(0, batch.labelled)
+
+
+def compared(outputs: Sequence[Output], batch: NodeBatch, nodes: Compared) -> list[Tensor]:
+    """Return every student's logits of the nodes whose predictions are compared: those with labels, or all."""
+    return [output.logits for output in outputs] if nodes == "all" else labelled(outputs, batch)[0]
 
 
 def label_losses(outputs: Sequence[Output], batch: NodeBatch) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, label_losses, labelled, one_of
+from stillroom.graphs.online._method import Compared, Method, Output, compared, label_losses, one_of
 from stillroom.graphs.online.agreement import Kind, Reduction, check_peers, prediction_kl, total
 from stillroom.losses.checks import not_negative, positive
 
@@ -50,13 +50,15 @@ def dml_loss(
 
 
 class DML(Method):
-    """Deep mutual learning between graph neural networks, on the nodes that have labels.
+    """Deep mutual learning between graph networks: ``L = sum_i CE(z_i, y) + weight D`` with D of :func:`dml_loss`.
 
     Args:
         weight: Weight of the term between students.
         temperature: T, softens the predictions that are compared.
         reduction: batchmean, or reference for the scale of OAD's released code (N C times less).
         detach: Let no gradient into the student that is imitated.
+        nodes: Compare predictions at the nodes that have labels, or at all nodes; where labels are few the others say
+            more.
     """
 
     card: ClassVar[Card] = Card(
@@ -95,16 +97,18 @@ class DML(Method):
         temperature: float = 3.0,
         reduction: Reduction = "batchmean",
         detach: bool = True,
+        nodes: Compared = "labelled",
     ) -> None:
         super().__init__()
         self.weight = not_negative("weight", weight)
         self.temperature = positive("temperature", temperature)
         self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
         self.detach = detach
+        self.nodes: Compared = one_of("nodes", nodes, get_args(Compared))
 
     def forward(self, outputs: Sequence[Output], batch: NodeBatch) -> dict[str, Tensor]:
         """Return the losses on the labels and between the students."""
-        logits, _ = labelled(outputs, batch)
+        logits = compared(outputs, batch, self.nodes)
         kind: Kind = "bernoulli" if self.multilabel else "softmax"
         own = label_losses(outputs, batch)
         mutual = dml_loss(logits, temperature=self.temperature, kind=kind, reduction=self.reduction, detach=self.detach)

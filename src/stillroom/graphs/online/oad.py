@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.online._method import Method, Output, equal_depths, label_losses, labelled, one_of
+from stillroom.graphs.online._method import Compared, Method, Output, compared, equal_depths, label_losses, one_of
 from stillroom.graphs.online.agreement import Kind, Reduction, mean_of_others_loss, total
 from stillroom.graphs.propagation import symmetric_norm
 from stillroom.losses.checks import full_precision, not_negative, positive
@@ -147,7 +147,7 @@ class OAD(Method):
     """Online adversarial distillation: predictions by divergence from the others' mean, embeddings by discriminators.
 
     ``L = sum_i CE(z_i, y) + kd_weight L_KD + gan_weight L_gan`` with
-    :func:`~stillroom.graphs.online.agreement.mean_of_others_loss` on the nodes that have labels and
+    :func:`~stillroom.graphs.online.agreement.mean_of_others_loss` on the nodes that have labels, or on all, and
     :func:`adversarial_loss` on all nodes.
 
     Args:
@@ -156,6 +156,8 @@ class OAD(Method):
         d_weight: Weight of what the discriminators learn.
         temperature: T, softens the predictions that are compared.
         reduction: batchmean, or reference for the released code's scale (N C times less).
+        nodes: Compare predictions at the nodes that have labels, as the released code on citation graphs, or at all
+            nodes; where labels are few the others say more.
         kind: auto compares one distribution over the classes, or one a label where nodes have several; softmax is the
             released code's for both.
         features: What the discriminators see of the last hidden layer: hidden, before its activation, as in the
@@ -223,6 +225,7 @@ class OAD(Method):
         d_weight: float = 1.0,
         temperature: float = 3.0,
         reduction: Reduction = "batchmean",
+        nodes: Compared = "labelled",
         kind: Literal["auto", "softmax"] = "auto",
         features: Literal["hidden", "activated"] = "hidden",
         discriminator_width: int | None = None,
@@ -240,6 +243,7 @@ class OAD(Method):
         if warmup_epochs < 0:
             raise InputError(f"warmup_epochs must not be negative, not {warmup_epochs}")
         self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
+        self.nodes: Compared = one_of("nodes", nodes, get_args(Compared))
         self.kind: Literal["auto", "softmax"] = one_of("kind", kind, ("auto", "softmax"))
         self.features: Literal["hidden", "activated"] = one_of("features", features, ("hidden", "activated"))
         self.discriminator_width = discriminator_width
@@ -287,7 +291,7 @@ class OAD(Method):
         nothing = own.detach() * 0
         if self.passed is None:
             return {"loss": own, "labels": own.detach(), "predictions": nothing, "adversarial": nothing}
-        logits, _ = labelled(outputs, batch)
+        logits = compared(outputs, batch, self.nodes)
         kind: Kind = "bernoulli" if self.multilabel and self.kind == "auto" else "softmax"
         mutual = mean_of_others_loss(logits, temperature=self.temperature, kind=kind, reduction=self.reduction)
         adversarial = nothing
