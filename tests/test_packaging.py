@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What the extras bring; none of it comes with the core's dependencies.
 OPTIONAL = (
     *("lightning_fabric", "lightning", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "pyarrow", "datasets"),
-    *("tensorboard", "PIL", "onnx", "onnxscript", "onnxruntime", "pandas"),
+    *("tensorboard", "PIL", "onnx", "onnxscript", "onnxruntime", "pandas", "torch_geometric", "ogb"),
 )
 
 BLOCK = f"""
@@ -106,7 +106,8 @@ def test_every_offline_method_trains_a_step_without_extras() -> None:
 
 
 def test_every_file_of_losses_and_methods_imports_without_extras() -> None:
-    folders = [ROOT / "src/stillroom" / name for name in ("losses", *(f"distillation/{name}" for name in FAMILIES))]
+    rooms = ("losses", "graphs/online", *(f"distillation/{name}" for name in FAMILIES))
+    folders = [ROOT / "src/stillroom" / name for name in rooms]
     modules = sorted(
         ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
         for folder in folders
@@ -151,6 +152,8 @@ NEEDS_EXTRA = {
     "distill --data idx:idx --student timm:resnet18": ("lightning-fabric", "vision"),
     "export stored": ("onnx", "onnx"),
     "defense fit": ("scikit-learn", "vision"),
+    "graphs distill": ("torch-geometric", "graphs"),
+    "graphs bench --data cora": ("torch-geometric", "graphs"),
 }
 
 
