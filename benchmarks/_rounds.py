@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -25,20 +26,20 @@ class TimedLoader:
     so everything a loop does between two batches counts, and what it does once an epoch does not.
 
     Args:
-        batches: Taken in turn.
+        batches: Taken in turn; named tuples of tensors.
         warm_up: Steps before the clock starts (a new optimiser creates its state in the first).
         steps: Steps that are timed.
     """
 
-    def __init__(self, batches: Sequence[Batch], *, warm_up: int, steps: int) -> None:
+    def __init__(self, batches: Sequence[tuple[Any, ...]], *, warm_up: int, steps: int) -> None:
         self.batches, self.warm_up, self.steps = batches, warm_up, steps
         self.wall = self.cpu = 0.0  # seconds per timed step
 
     def __len__(self) -> int:
         return self.warm_up + self.steps
 
-    def epoch(self, number: int = 1, start: int = 0) -> Iterator[Batch]:
-        device = self.batches[0].images.device
+    def epoch(self, number: int = 1, start: int = 0) -> Iterator[Any]:
+        device = self.batches[0][0].device
         for step in range(len(self)):
             if step == self.warm_up:
                 _wait(device)
@@ -112,13 +113,14 @@ def make_batches(count: int, *, shape: Sequence[int], batch: int, classes: int, 
     ]
 
 
-def rounds_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options all benchmarks share."""
+def rounds_parser(description: str, *, batches: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the options all benchmarks share; ``--batch`` only where there are batches of images."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="rounds, at least 2; each runs every loop once")
     parser.add_argument("--steps", type=int, default=4, help="timed steps per loop and round")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before them that are not timed, at least 1")
-    parser.add_argument("--batch", type=int, default=64, help="images per step")
+    if batches:
+        parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--threads", type=int, default=1, help="threads of an operation")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser
@@ -133,11 +135,12 @@ def environment(arguments: argparse.Namespace) -> torch.device:
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
     )
+    batches = f", batches of {arguments.batch}" if "batch" in arguments else ""
     print(f"`python benchmarks/{' '.join([script, *sys.argv[1:]])}`\n")
     print(
         f"{hardware}; {arguments.threads} thread(s), load average {os.getloadavg()[0]:.1f} at the start; "
         f"Python {platform.python_version()}, torch {torch.__version__}. {arguments.rounds} rounds of "
-        f"{arguments.steps} timed steps after {arguments.warm_up} untimed, batches of {arguments.batch}. "
+        f"{arguments.steps} timed steps after {arguments.warm_up} untimed{batches}. "
         f"Freed memory {'is kept' if keeps else 'may be given back'} between steps.\n"
     )
     return device

@@ -84,7 +84,8 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
-    for verb in ("bench", "distill", "export", "methods", "diffusion.train", "diffusion.sample"):
+    verbs = ("bench", "distill", "export", "methods", "diffusion.train", "diffusion.sample")
+    for verb in (*verbs, "graphs.distill", "graphs.bench"):
         import_module(f"stillroom.cli.{verb}")
     for package in (
         "lightning_fabric",

@@ -13,12 +13,14 @@ from cli.commands import ONE_THREAD, Ended
 from stillroom import __version__
 from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS
+from stillroom.graphs import methods as graphs
 
 Here = Callable[..., Ended]
 
 VERBS = ("distill", "bench", "methods", "export", "doctor")
 GROUPS = {
     "diffusion": ("train", "sample", "schedule", "trajectory", "bench"),
+    "graphs": ("distill", "bench"),
     "defense": ("fit", "serve", "attack", "bench"),
 }
 ALL = (*VERBS, *(f"{group} {verb}" for group, verbs in GROUPS.items() for verb in verbs))
@@ -86,6 +88,11 @@ def test_the_help_of_a_verb_is_for_people(here: Here, monkeypatch: pytest.Monkey
         ("bench", ["--methods A,B,...", "[alone,kd,simkd,rld]", "--seeds A,B,...", "[0,1,2]", "--jobs N"]),
         ("diffusion train", ["--network.multipliers A,B,...", "[1,2]", "[adamw]", "--noise.ema X", "[0.999]"]),
         ("diffusion sample", ["--model MODEL", "[digits]", "--class NAME", "--nfe N", "--guidance X", "[16]"]),
+        (
+            "graphs distill",
+            ["--students N", "[4]", "--network.conv CONV", "[gcn]", "--sampling.fanout A,B,...", "[adam]"],
+        ),
+        ("graphs bench", ["--methods A,B,...", "[independent,dml,alignahead,oad]", "--redraw", "[no]", "--jobs N"]),
         ("export", ["RUN_DIR", "--formats A,B,...", "[safetensors,onnx,torch]"]),
     ],
 )
@@ -101,11 +108,24 @@ def test_the_help_shows_the_options_of_the_chosen_method(here: Here, name: str) 
     assert all(f"--method.{option} " in shown for option in method["defaults"])
 
 
+@pytest.mark.parametrize("name", graphs.METHODS)
+def test_the_help_shows_the_options_of_the_chosen_method_for_graphs(
+    here: Here, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    method = json.loads(here("methods", f"graphs:{name}", "--json").out)["methods"][0]
+    assert method["name"] == f"graphs:{name}"
+    ended = here("graphs", "distill", "--method", name, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert all(f"--method.{option} " in ended.out for option in method["defaults"])
+    assert max(map(len, ended.out.splitlines())) <= 80
+
+
 def test_the_methods_are_listed_with_their_standing(here: Here) -> None:
     ended = here("methods")
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
-    names = [*METHODS, *guarding.METHODS]
+    names = [*METHODS, *guarding.METHODS, *(f"graphs:{name}" for name in graphs.METHODS)]
     assert all(any(line.split()[:1] == [name] for line in lines) for name in names)
     described = json.loads(here("methods", "--json").out)["methods"]
     assert [method["name"] for method in described] == names

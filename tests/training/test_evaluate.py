@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stillroom.errors import InputError
-from stillroom.training.evaluate import accuracy, predictions
+from stillroom.training.evaluate import accuracy, predictions, to_device
 from stillroom.training.fabric import make_fabric
 
 
@@ -57,3 +58,20 @@ def test_a_device_that_is_not_there_is_named() -> None:
         pytest.skip("there is one")
     with pytest.raises(InputError, match="device 'cuda' is not available here"):
         make_fabric("cuda")
+
+
+class Parts(NamedTuple):
+    """A batch of another field: a tensor, none, and a number."""
+
+    x: torch.Tensor
+    extra: torch.Tensor | None
+    turn: int
+
+
+def test_a_batch_of_any_kind_is_moved_by_its_tensors() -> None:
+    moved = to_device(Parts(torch.ones(2), None, 3), torch.device("meta"))
+    assert type(moved) is Parts
+    assert moved.x.device.type == "meta"
+    assert (moved.extra, moved.turn) == (None, 3)
+    batch = Parts(torch.ones(2), torch.ones(1), 3)
+    assert to_device(batch, torch.device("cpu")).x is batch.x

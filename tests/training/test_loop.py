@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.data.batch import Batch
 from stillroom.errors import InputError, OutputError, TrainingDivergedError
+from stillroom.training import progress
 from stillroom.training.fabric import make_fabric
 from stillroom.training.loop import fit, supervised_step
 from stillroom.training.recipe import lr_at
@@ -276,6 +277,67 @@ def test_progress_is_one_line_an_epoch_off_a_terminal(toy: ModuleType, capsys: p
     lines = captured.err.splitlines()
     assert [line.split("  loss")[0] for line in lines] == [f"student  epoch {n}/3" for n in (1, 2, 3)]
     assert all(" train " in line and " accuracy " in line and " img/s  eta 0:0" in line for line in lines)
+
+
+def test_epochs_without_an_evaluation_are_passed_over_off_a_terminal(
+    toy: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(toy.RECIPE, epochs=5)
+    toy.train(toy.ToyTask(), None, show_progress=True, label="student", eval_every=2, recipe=recipe)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  loss")[0] for line in lines] == [f"student  epoch {n}/5" for n in (2, 4, 5)]
+
+
+def test_a_long_silence_is_broken_by_an_epoch_without_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_SILENCE", 0.0)
+    with progress.Progress("student", 2, 1, unit="nodes") as shown:
+        shown.epoch(1, {"train_loss": 1.0, "nodes_per_second": 7.0}, evaluated=False)
+    assert "student  epoch 1/2  loss 1  7 nodes/s  eta" in capsys.readouterr().err
+
+
+def test_every_score_is_shown_in_percent(capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"train_loss": 0.5, "val_micro_f1": 71.25, "test_accuracy": 70.0, "val_loss": 3.0, "nodes_per_second": 9.0}
+    with progress.Progress("", 1, 1, unit="nodes") as shown:
+        shown.epoch(1, record)
+    assert "epoch 1/1  loss 0.5  val 71.2%  test 70.0%  9 nodes/s" in capsys.readouterr().err
+
+
+def test_speed_is_counted_in_the_loaders_unit(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    history = toy.train(toy.ToyTask(), None, unit="nodes", show_progress=True)
+    assert all(record["nodes_per_second"] > 0 and "images_per_second" not in record for record in history)
+    assert all(" nodes/s " in line for line in capsys.readouterr().err.splitlines())
+
+
+def test_the_undecayed_train_as_without_weight_decay(toy: ModuleType) -> None:
+    plain, exempt, decayed = (toy.ToyTask() for _ in range(3))
+    toy.train(plain, None, recipe=replace(toy.RECIPE, weight_decay=0.0))
+    toy.train(exempt, None, undecayed=list(exempt.parameters()))
+    toy.train(decayed, None)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, exempt.state_dict()[name])
+    assert not torch.equal(plain.net[1].weight, decayed.net[1].weight)
+
+
+def test_epochs_shorter_than_the_time_between_checkpoints_leave_none_but_the_last(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    expected = toy.train(toy.ToyTask(), tmp_path / "whole", checkpoint_seconds=3600.0)
+    assert [path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()] == ["epoch-00004-step-0000000.pt"]
+
+    def interrupt(task: Any) -> dict[str, float]:
+        if task.epochs[-1] == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.train(toy.ToyTask(), tmp_path / "cut", checkpoint_seconds=3600.0, evaluate=interrupt)
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 2
+    resumed = toy.train(toy.ToyTask(), tmp_path / "cut", checkpoint_seconds=3600.0, resume=True)
+    assert toy.without_times(resumed) == toy.without_times(expected)
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_tensorboard_gets_each_epoch(toy: ModuleType, tmp_path: Path) -> None:

@@ -100,3 +100,25 @@ def test_the_optimiser_has_the_recipes_numbers_and_leaves_frozen_parameters_out(
 def test_nothing_to_train_is_an_error() -> None:
     with pytest.raises(InputError, match="nothing to train"):
         make_optimizer(Recipe(), nn.Linear(2, 2).requires_grad_(False).parameters())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_weight_decay_passes_over_the_undecayed(name: Any) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    before = [parameter.clone() for parameter in model.parameters()]
+    exempt = [*model[1].parameters(), *model[2].parameters()]
+    recipe = Recipe(optimizer=name, lr=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(recipe, model.parameters(), undecayed=exempt)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+    for parameter in model[:2].parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert moved == [True, True, False, False, False, False]
+
+
+def test_all_parameters_may_be_undecayed() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(Recipe(), model.parameters(), undecayed=list(model.parameters()))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [0, 2]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.errors import InputError
+from stillroom.graphs._features import csr, is_sparse, stack_rows
 from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.loaders import evaluation_batches
 from stillroom.graphs.node_data import NodeData
@@ -117,6 +118,7 @@ class Evaluator:
         self.device, self.splits = torch.device(device), tuple(splits)
         self._whole: list[_Whole] = []
         self._loaders = {}
+        self._degrees: dict[Split, Tensor] = {}  # [2, N], edges that leave and enter every node of a loader's graph
         if layers is None:
             for split in self.splits:
                 if not any(bool(graph[f"{split}_mask"].any()) for graph in data.graphs):
@@ -132,6 +134,10 @@ class Evaluator:
                 split: evaluation_batches(data.graphs, split, layers=layers, batch_size=batch_size, device=device)
                 for split in self.splits
             }
+            for split in self.splits:
+                used = [graph for graph in data.graphs if bool(graph[f"{split}_mask"].any())]
+                degrees = [[torch.bincount(end, minlength=len(graph.y)) for end in graph.edge_index] for graph in used]
+                self._degrees[split] = torch.cat([torch.stack(each) for each in degrees], 1).to(self.device)
 
     @property
     def sample(self) -> NodeBatch:
@@ -150,7 +156,8 @@ class Evaluator:
                     found[split].append(([each[rows].float() for each in logits], whole.batch.target[rows]))
             for split, loader in self._loaders.items():
                 for batch in loader.epoch(1):
-                    logits = [ask(student, batch.x, batch.edge_index).logits for student in students]
+                    x, edge_index = _with_degrees(batch, self._degrees[split])
+                    logits = [ask(student, x, edge_index).logits for student in students]
                     picked = [each[batch.labelled].float() for each in logits]
                     found[split].append((picked, batch.target[batch.labelled]))
         answers = {}
@@ -158,3 +165,25 @@ class Evaluator:
             logits = [torch.cat([part[0][m] for part in parts]) for m in range(len(students))]
             answers[split] = Answers(logits, torch.cat([part[1] for part in parts]))
         return answers
+
+
+def _with_degrees(batch: NodeBatch, degrees: Tensor) -> tuple[Tensor, Tensor]:
+    """Add a node without features, and an edge from or to it for every edge of the whole graph that was left behind.
+
+    Every node then has the degrees it has in the whole graph, which some layers divide by. The new node speaks to those
+    only whose own neighbours are not in the batch, and nobody listens to these after the first layer.
+    """
+    nodes, features = batch.x.shape
+    assert batch.nodes is not None
+    edges = [batch.edge_index]
+    for end in (0, 1):
+        behind = degrees[end][batch.nodes] - torch.bincount(batch.edge_index[end], minlength=nodes)
+        cut = torch.full((2, int(behind.sum())), nodes, device=behind.device)
+        cut[end] = torch.repeat_interleave(behind)
+        edges.append(cut)
+    blank = batch.x.new_zeros(1, features) if not is_sparse(batch.x) else _blank_row(batch.x)
+    return stack_rows([batch.x, blank]), torch.cat(edges, 1)
+
+
+def _blank_row(x: Tensor) -> Tensor:
+    return csr(x.crow_indices().new_zeros(2), x.col_indices()[:0], x.values()[:0], (1, x.shape[1]))

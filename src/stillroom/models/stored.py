@@ -106,7 +106,11 @@ def read_model(path: str | Path, kind: tuple[str, int]) -> StoredModel:
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} is damaged or not readable: {error}") from error
     if not isinstance(about, dict) or about.get("format") != name:
-        raise InputError(f"{file} describes no {name.replace('-', ' ')}")
+        found = about.get("format") if isinstance(about, dict) else None
+        other = (
+            f" but a {found.replace('-', ' '):.40}" if isinstance(found, str) and found.startswith("stillroom-") else ""
+        )
+        raise InputError(f"{file} describes no {name.replace('-', ' ')}{other}")
     if about.get("format_version") != version:
         raise InputError(
             f"{file} has format version {about.get('format_version')!r:.20}, this stillroom reads {version}; "

@@ -31,7 +31,7 @@ class TestIndependent(GraphMethodCase):
 
 
 class TestDML(GraphMethodCase):
-    bad_arguments = ({"weight": -1.0}, {"reduction": "sum"}, *TEMPERATURE)
+    bad_arguments = ({"weight": -1.0}, {"reduction": "sum"}, {"nodes": "some"}, *TEMPERATURE)
     refuses_unequal_depths = False
 
     def make(self) -> Method:
@@ -40,7 +40,7 @@ class TestDML(GraphMethodCase):
 
 class TestDMLWithoutDetaching(TestDML):
     def make(self) -> Method:
-        return DML(detach=False, temperature=1.0)
+        return DML(detach=False, temperature=1.0, nodes="all")
 
 
 class TestKDCL(GraphMethodCase):
@@ -139,6 +139,7 @@ class TestOAD(GraphMethodCase):
         {"gan_weight": -1.0},
         {"d_weight": -1.0},
         {"reduction": "sum"},
+        {"nodes": "some"},
         {"kind": "bernoulli"},
         {"features": "first"},
         {"discriminator_width": 0},
