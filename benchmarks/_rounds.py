@@ -16,7 +16,16 @@ import torch
 
 from stillroom.data.batch import Batch
 
-__all__ = ["Contender", "TimedLoader", "compare", "environment", "make_batches", "print_table", "rounds_parser"]
+__all__ = [
+    "Contender",
+    "TimedLoader",
+    "compare",
+    "environment",
+    "keep_freed_memory",
+    "make_batches",
+    "print_table",
+    "rounds_parser",
+]
 
 
 class TimedLoader:
@@ -129,7 +138,7 @@ def rounds_parser(description: str, *, batches: bool = True) -> argparse.Argumen
 def environment(arguments: argparse.Namespace) -> torch.device:
     """Set threads and memory allocator, print the command and what it ran on, and return the device."""
     torch.set_num_threads(arguments.threads)
-    keeps = _keep_freed_memory()
+    keeps = keep_freed_memory()
     device = torch.device(arguments.device)
     script = os.path.basename(sys.argv[0])
     hardware = (
@@ -146,7 +155,7 @@ def environment(arguments: argparse.Namespace) -> torch.device:
     return device
 
 
-def _keep_freed_memory() -> bool:
+def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed; return whether it did.
 
     By default it gives the end of the heap back to the system now and then, and what is asked for again costs page

@@ -272,8 +272,8 @@ def test_modules_of_the_users_own_on_data_of_their_own(tmp_path: Path) -> None:
     assert found.result["data"]["name"] == "mine"
     assert found.result["method"]["warmup_epochs"] == 3
     assert found.result["notes"] == [
-        "The warm-up of oad lasts 3 epochs and the training 3: the students never learn from each other; set "
-        "--method.warmup_epochs."
+        "The warm-up of oad lasts 3 epochs and the training 3: the students never learn from each other; shorten "
+        "warmup_epochs."
     ]
     with pytest.raises(InputError, match="of a module of your own"):
         load_student(found.out)

@@ -25,7 +25,7 @@ from stillroom.graphs.online._method import Method
 from stillroom.graphs.options import GraphDataOptions, SBMOptions
 from stillroom.graphs.report import bench_page, bench_table
 from stillroom.graphs.sources import load_graphs
-from stillroom.graphs.training import Init, SamplingOptions, Setting, new_students, rehearse, train_group
+from stillroom.graphs.training import Init, SamplingOptions, Setting, method_notes, new_students, rehearse, train_group
 from stillroom.hyperparameters import method_defaults, method_options
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table, markdown
@@ -183,6 +183,9 @@ def bench(
             )
             print(told, file=sys.stderr, flush=True)
     cells = {name: [done[name, seed] for seed in seeds] for name in methods}
+    notes = [note for name in methods for note in method_notes(bench_method(name, own), recipe)]
+    if redraw and len(seeds) > 1:
+        notes.append("Every seed has a split or generated graph of its own; the counts are those of the first.")
     measure = measure_name(graphs.multilabel)
     table = bench_table(cells, measure)
     result: dict[str, Any] = {
@@ -191,7 +194,7 @@ def bench(
         "seeds": list(seeds),
         "cells": {name: {str(seed): done[name, seed] for seed in seeds} for name in methods},
         "options": {name: _options_of(name, own) for name in methods},
-        "notes": _notes(methods, redraw, seeds),
+        "notes": notes,
         "environment": environment(),
         "out": str(out),
     }
@@ -296,13 +299,3 @@ def _cell(protocol: _Protocol, cell: tuple[str, int]) -> dict[str, Any]:
 
 def _options_of(name: str, own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return method_options(bench_method(name, own))
-
-
-def _notes(methods: Sequence[str], redraw: bool, seeds: Sequence[int]) -> list[str]:
-    notes = []
-    for name in methods:
-        if method_class(name).card.standing == "reconstructed":
-            notes.append(f"{name} is completed by us from an abstract: its row is no replication.")
-    if redraw and len(seeds) > 1:
-        notes.append("Every seed has a split or generated graph of its own; the counts are those of the first.")
-    return notes

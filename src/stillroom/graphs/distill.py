@@ -23,7 +23,16 @@ from stillroom.graphs.options import GraphDataOptions, SBMOptions
 from stillroom.graphs.report import distill_page, group_table
 from stillroom.graphs.sources import load_graphs
 from stillroom.graphs.store import StudentCard, save_student
-from stillroom.graphs.training import Init, SamplingOptions, Setting, TrainedGroup, new_students, rehearse, train_group
+from stillroom.graphs.training import (
+    Init,
+    SamplingOptions,
+    Setting,
+    TrainedGroup,
+    method_notes,
+    new_students,
+    rehearse,
+    train_group,
+)
 from stillroom.hyperparameters import method_options
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table
@@ -161,7 +170,7 @@ def distill(
         in_features=graphs.num_features,
         classes=graphs.classes,
         multilabel=graphs.multilabel,
-        graph=_graph(options),
+        graph=_graph(options, graphs),
         extra={
             "method": config["method"],
             "seed": seed,
@@ -181,7 +190,7 @@ def distill(
         "seed": seed,
         "groups": {name: each.record() for name, each in groups.items()},
         "chosen": group.chosen,
-        "notes": _notes(chosen, recipe),
+        "notes": method_notes(chosen, recipe),
         "environment": environment(),
         "out": str(out),
     }
@@ -191,20 +200,9 @@ def distill(
     return Distilled(best, group, alone, table, result, Path(out))
 
 
-def _graph(options: GraphDataOptions | NodeData) -> dict[str, object]:
+def _graph(options: GraphDataOptions | NodeData, graphs: NodeData) -> dict[str, object]:
     """Say what became of the data before the students saw them."""
+    said: dict[str, object] = {"notes": list(graphs.notes)}
     if isinstance(options, NodeData):
-        return {}
-    return {"undirected": options.undirected, "self_loops": options.self_loops, "normalise": options.normalise}
-
-
-def _notes(method: Method, recipe: Recipe) -> list[str]:
-    notes = []
-    if method.card.standing == "reconstructed":
-        notes.append(f"{method.card.name} is completed by us from an abstract: this is no replication of its results.")
-    if method.warmup_epochs >= recipe.epochs:
-        notes.append(
-            f"The warm-up of {method.card.name} lasts {method.warmup_epochs} epochs and the training {recipe.epochs}: "
-            "the students never learn from each other; set --method.warmup_epochs."
-        )
-    return notes
+        return said
+    return {**said, "undirected": options.undirected, "self_loops": options.self_loops, "normalise": options.normalise}

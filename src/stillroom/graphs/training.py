@@ -36,6 +36,7 @@ __all__ = [
     "SamplingOptions",
     "Setting",
     "TrainedGroup",
+    "method_notes",
     "new_students",
     "rehearse",
     "train_group",
@@ -274,6 +275,19 @@ def train_group(
         layers=layer_figures(best, evaluator),
         seconds=seconds,
     )
+
+
+def method_notes(method: Method, recipe: Recipe) -> list[str]:
+    """Say what a reader must know of a method's result."""
+    notes = []
+    if method.card.standing == "reconstructed":
+        notes.append(f"{method.card.name} is completed by us from an abstract: this is no replication of its results.")
+    if method.warmup_epochs >= recipe.epochs:
+        notes.append(
+            f"The warm-up of {method.card.name} lasts {method.warmup_epochs} epochs and the training {recipe.epochs}: "
+            "the students never learn from each other; shorten warmup_epochs."
+        )
+    return notes
 
 
 def layer_figures(students: Sequence[nn.Module], evaluator: Evaluator) -> LayerFigures:

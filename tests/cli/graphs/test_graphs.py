@@ -90,7 +90,8 @@ def test_the_stored_student_is_the_one_chosen_on_the_validation_nodes(students: 
     found = load_student(students[0])
     record = result["groups"]["alignahead"]
     assert found.card.extra["test"] == record["test"][result["chosen"]] == record["test_chosen"]
-    assert found.card.graph == {"undirected": True, "self_loops": "add", "normalise": "auto"}
+    wanted = {"undirected": True, "self_loops": "add", "normalise": "auto"}
+    assert found.card.graph.items() >= wanted.items()
     newest = sorted((students[0] / "checkpoints").glob("*.pt"))[-1]
     task = torch.load(newest, weights_only=True)["task"]
     for name, value in found.model.state_dict().items():
