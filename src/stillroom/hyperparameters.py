@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-__all__ = ["method_defaults", "method_options"]
+from stillroom.errors import InputError, unknown_name
+
+__all__ = ["make_method", "method_defaults", "method_options"]
+
+MethodT = TypeVar("MethodT")
+
+
+def make_method(kind: type[MethodT], name: str, options: Mapping[str, Any]) -> MethodT:
+    """Return a method made with those of its hyperparameters that are given.
+
+    Args:
+        kind: The method's class.
+        name: What messages call it.
+        options: Hyperparameter -> value.
+
+    Raises:
+        InputError: There is no such hyperparameter, or it cannot have that value.
+    """
+    for option in options:
+        if option not in method_defaults(kind):
+            raise unknown_name(f"option of {name}", option, method_defaults(kind))
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise InputError(f"method_options of {name}: {error}") from None
 
 
 def method_defaults(method: type[Any]) -> dict[str, Any]:

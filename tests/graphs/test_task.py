@@ -246,8 +246,9 @@ def test_the_higher_score_is_kept_and_of_equal_ones_the_lower_loss(score: float)
     for epoch, scores, losses, best in history:
         task.start_epoch(epoch)
         with torch.no_grad():
-            for parameter in task.students.parameters():
-                parameter.fill_(epoch)
+            for m, student in enumerate(task.students):
+                for parameter in student.parameters():
+                    parameter.fill_(10 * m + epoch)
         states[epoch] = [copy.deepcopy(each.state_dict()) for each in task.students]
         task.keep_best(scores, losses)
         assert task.best_epoch.tolist() == best

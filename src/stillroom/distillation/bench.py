@@ -38,6 +38,7 @@ from stillroom.reports.html import BenchReport, bench_table, measured_table, wri
 from stillroom.reports.page import environment
 from stillroom.reports.tables import Table, markdown
 from stillroom.training.fabric import Device, Precision
+from stillroom.training.jobs import check_cells
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import Precision as TeacherPrecision
@@ -342,15 +343,7 @@ def _check(
     weights: str,
 ) -> None:
     """Refuse what would fail only in the last cell, before the first one starts."""
-    if not methods or not seeds:
-        raise InputError("a bench needs at least one method and one seed")
-    for kind, values in (("method", methods), ("seed", seeds)):
-        if len(set(values)) < len(values):
-            raise InputError(f"a {kind} is named twice: {', '.join(map(str, values))}")
-    if min(seeds) < 0:
-        raise InputError(f"seed {min(seeds)} is negative; seeds must be at least 0")
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}; it must be at least 1")
+    check_cells(methods, seeds, jobs)
     if "kt" in methods and len(methods) > 1:
         raise InputError("kt translates weights instead of training a student; compare it in a bench of its own")
     for name in methods:

@@ -24,7 +24,7 @@ from stillroom.distillation.networks import Network, Normalisation, load_network
 from stillroom.distillation.offline._method import Convention, Method
 from stillroom.distillation.training import Setting, train_alone
 from stillroom.errors import InputError, unknown_name
-from stillroom.hyperparameters import method_defaults, method_options
+from stillroom.hyperparameters import make_method, method_options
 from stillroom.models.store import save_model
 from stillroom.training.fabric import Device, Precision, make_fabric
 from stillroom.training.jobs import run_jobs
@@ -78,16 +78,8 @@ def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> AnyMethod:
     """
     if name not in METHODS:
         raise unknown_name("method", name, [ALONE, *METHODS])
-    method = method_class(name)
-    options = own.get(name, {})
-    for option in options:
-        if option not in method_defaults(method):
-            raise unknown_name(f"option of {name}", option, method_defaults(method))
-    try:
-        made: AnyMethod = method(**options)
-        return made
-    except TypeError as error:
-        raise InputError(f"method_options of {name}: {error}") from None
+    made: AnyMethod = make_method(method_class(name), name, own.get(name, {}))
+    return made
 
 
 def rehearse_all(protocol: Protocol, images: ImageData, methods: Sequence[str], teacher_epochs: int | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stillroom.errors import InputError, unknown_name
+from stillroom.errors import unknown_name
 from stillroom.files import plain, write_text_atomic
 from stillroom.graphs.distill import MAY_CHANGE, NETWORK, RECIPE
 from stillroom.graphs.evaluate import measure_name
@@ -26,11 +26,11 @@ from stillroom.graphs.options import GraphDataOptions, SBMOptions
 from stillroom.graphs.report import bench_page, bench_table
 from stillroom.graphs.sources import load_graphs
 from stillroom.graphs.training import Init, SamplingOptions, Setting, method_notes, new_students, rehearse, train_group
-from stillroom.hyperparameters import method_defaults, method_options
+from stillroom.hyperparameters import make_method, method_options
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table, markdown
 from stillroom.training.fabric import Device, Precision, make_fabric
-from stillroom.training.jobs import kept, run_jobs
+from stillroom.training.jobs import check_cells, kept, run_jobs
 from stillroom.training.loop import check_intervals
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
@@ -121,7 +121,8 @@ def bench(
         OutputError: A result could not be written.
     """
     own = method_options or {}
-    _check(methods, seeds, jobs, own)
+    check_cells(methods, seeds, jobs)
+    _check(methods, own)
     check_intervals(eval_every, None)
     options = GraphDataOptions(name=data) if isinstance(data, str) else data
     protocol = _Protocol(
@@ -211,28 +212,11 @@ def bench_method(name: str, own: Mapping[str, Mapping[str, Any]]) -> Method:
     Raises:
         InputError: There is no such method or option.
     """
-    method = method_class(name)
-    options = own.get(name, {})
-    for option in options:
-        if option not in method_defaults(method):
-            raise unknown_name(f"option of {name}", option, method_defaults(method))
-    try:
-        return method(**options)
-    except TypeError as error:
-        raise InputError(f"method_options of {name}: {error}") from None
+    return make_method(method_class(name), name, own.get(name, {}))
 
 
-def _check(methods: Sequence[str], seeds: Sequence[int], jobs: int, own: Mapping[str, Any]) -> None:
+def _check(methods: Sequence[str], own: Mapping[str, Any]) -> None:
     """Refuse what would fail only in the last cell, before the first one starts."""
-    if not methods or not seeds:
-        raise InputError("a bench needs at least one method and one seed")
-    for kind, values in (("method", methods), ("seed", seeds)):
-        if len(set(values)) < len(values):
-            raise InputError(f"a {kind} is named twice: {', '.join(map(str, values))}")
-    if min(seeds) < 0:
-        raise InputError(f"seed {min(seeds)} is negative; seeds must be at least 0")
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}; it must be at least 1")
     for name in methods:
         if name not in METHODS:
             raise unknown_name("method for graphs", name, METHODS)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from stillroom.errors import FailureError, InputError
 from stillroom.files import output_errors, write_json_atomic
 
-__all__ = ["kept", "run_jobs"]
+__all__ = ["check_cells", "kept", "run_jobs"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -40,6 +40,23 @@ def kept(file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomic(file, record)
     return record
+
+
+def check_cells(methods: Sequence[str], seeds: Sequence[int], jobs: int) -> None:
+    """Refuse a bench whose cells would not be methods x seeds, each once.
+
+    Raises:
+        InputError: There is nothing to train, something twice, a negative seed or no process to train in.
+    """
+    if not methods or not seeds:
+        raise InputError("a bench needs at least one method and one seed")
+    for kind, values in (("method", methods), ("seed", seeds)):
+        if len(set(values)) < len(values):
+            raise InputError(f"a {kind} is named twice: {', '.join(map(str, values))}")
+    if min(seeds) < 0:
+        raise InputError(f"seed {min(seeds)} is negative; seeds must be at least 0")
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}; it must be at least 1")
 
 
 def run_jobs(work: Callable[[ItemT], ResultT], items: Sequence[ItemT], jobs: int) -> Iterator[tuple[ItemT, ResultT]]:

@@ -156,13 +156,16 @@ def test_layers_of_other_widths_are_mapped_and_the_learner_trains_its_maps(wrap:
     assert all(each.bias is None for each in method.maps.values())
     for turn in range(3):
         method.zero_grad()
+        said = changed(said, lambda each: each)
         method(said, batch(turn=turn))["loss"].backward()
+        learned = [all(value.grad is not None for value in leaves(each).values()) for each in said]
+        touched = [any(value.grad is not None for value in leaves(each).values()) for each in said]
+        assert learned == touched == [m == turn for m in range(3)]
         trained = {name.split(".")[1] for name, p in method.maps.named_parameters(prefix="maps") if p.grad is not None}
         assert trained == {name for name in method.maps if name.startswith(f"{turn}_from")}
         assert all(
             any(p.grad is not None for p in each.parameters()) == (m == turn) for m, each in enumerate(method.aux)
         )
-    assert all(value.grad is not None for value in leaves(said[0]).values())
 
 
 def test_alignahead_pp_without_its_terms_is_the_loss_on_the_labels() -> None:
