@@ -14,7 +14,15 @@ from stillroom.graphs.online.agreement import label_loss, total
 from stillroom.hyperparameters import method_options
 
 __all__ = [
-    *("Compared", "Method", "Output", "compared", "equal_depths", "label_losses", "labelled", "learner_of", "one_of"),
+    "Compared",
+    "Method",
+    "Output",
+    "compared",
+    "equal_depths",
+    "label_losses",
+    "labelled",
+    "learner_of",
+    "one_of",
 ]
 
 Compared = Literal["labelled", "all"]
