@@ -236,7 +236,9 @@ def losses(module: ModuleType, kind: type[AnyMethod]) -> str:
 
 def _signature(thing: Any) -> str:
     signature = inspect.signature(thing)
-    if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):  # a class without a constructor of its own
+    if any(
+        p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()
+    ):  # a class without a constructor of its own
         return "()"
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
