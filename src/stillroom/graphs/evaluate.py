@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stillroom.errors import InputError
 from stillroom.graphs._features import csr, is_sparse, stack_rows
 from stillroom.graphs.batch import NodeBatch
-from stillroom.graphs.loaders import evaluation_batches
+from stillroom.graphs.loaders import SampledNodes, WholeGraphs, evaluation_batches
 from stillroom.graphs.node_data import NodeData
 from stillroom.graphs.online.agreement import label_loss
 from stillroom.graphs.options import Split
@@ -98,7 +98,8 @@ class Evaluator:
         data: The graphs.
         device: Where the students are.
         layers: Message-passing layers of the students, for graphs too large to be taken whole: their nodes are then
-            answered in batches with all neighbours so far away. By default graphs are taken whole.
+            answered in batches with all neighbours so far away, unless a batch would reach most of the graph anyway.
+            By default graphs are taken whole.
         batch_size: Nodes of such a batch.
         splits: Which splits.
 
@@ -119,7 +120,14 @@ class Evaluator:
         self._whole: list[_Whole] = []
         self._loaders = {}
         self._degrees: dict[Split, Tensor] = {}  # [2, N], edges that leave and enter every node of a loader's graph
-        if layers is None:
+        if layers is not None:
+            self._loaders = {
+                split: evaluation_batches(data.graphs, split, layers=layers, batch_size=batch_size, device=device)
+                for split in self.splits
+            }
+            if any(_reaches_most(loader, data, split) for split, loader in self._loaders.items()):
+                self._loaders = {}
+        if not self._loaders:
             for split in self.splits:
                 if not any(bool(graph[f"{split}_mask"].any()) for graph in data.graphs):
                     raise InputError(f"{data.name} has no {split} node to evaluate on; mark some in {split}_mask")
@@ -130,10 +138,6 @@ class Evaluator:
                     batch = to_device(NodeBatch(graph.x, graph.edge_index, graph.y, everything), self.device)
                     self._whole.append(_Whole(batch, rows))
         else:
-            self._loaders = {
-                split: evaluation_batches(data.graphs, split, layers=layers, batch_size=batch_size, device=device)
-                for split in self.splits
-            }
             for split in self.splits:
                 used = [graph for graph in data.graphs if bool(graph[f"{split}_mask"].any())]
                 degrees = [[torch.bincount(end, minlength=len(graph.y)) for end in graph.edge_index] for graph in used]
@@ -156,7 +160,9 @@ class Evaluator:
                     found[split].append(([each[rows].float() for each in logits], whole.batch.target[rows]))
             for split, loader in self._loaders.items():
                 for batch in loader.epoch(1):
-                    x, edge_index = _with_degrees(batch, self._degrees[split])
+                    x, edge_index = batch.x, batch.edge_index
+                    if any(getattr(student, "reads_degrees", True) for student in students):
+                        x, edge_index = _with_degrees(batch, self._degrees[split])
                     logits = [ask(student, x, edge_index).logits for student in students]
                     picked = [each[batch.labelled].float() for each in logits]
                     found[split].append((picked, batch.target[batch.labelled]))
@@ -165,6 +171,12 @@ class Evaluator:
             logits = [torch.cat([part[0][m] for part in parts]) for m in range(len(students))]
             answers[split] = Answers(logits, torch.cat([part[1] for part in parts]))
         return answers
+
+
+def _reaches_most(loader: WholeGraphs | SampledNodes, data: NodeData, split: Split) -> bool:
+    """Return whether the first batch of a split holds more than half of the nodes of the split's graphs."""
+    nodes = sum(len(graph.y) for graph in data.graphs if bool(graph[f"{split}_mask"].any()))
+    return 2 * next(iter(loader.epoch(1))).x.shape[0] > nodes
 
 
 def _with_degrees(batch: NodeBatch, degrees: Tensor) -> tuple[Tensor, Tensor]:

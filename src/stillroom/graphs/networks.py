@@ -110,6 +110,11 @@ class GNN(nn.Module):
         """Whether the first layer multiplies sparse features without making them dense."""
         return self.options.conv in CONVOLUTIONS
 
+    @property
+    def reads_degrees(self) -> bool:
+        """Whether a layer divides by degrees, so that a node whose neighbours are left out answers something else."""
+        return self.options.conv == "gcn" or self.options.conv not in CONVOLUTIONS
+
     def activate(self, hidden: Tensor) -> Tensor:
         """Apply the activation that stands between the layers."""
         name = self.options.activation
