@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,15 +57,32 @@ class Discriminator(nn.Module):
 
     def forward(self, features: Tensor, edge_index: Tensor, norm: Tensor) -> Tensor:
         """Return the scores."""
-        *first, last = self.layers
+        return _scores([(self, features)], edge_index, norm)[0]
+
+
+def _scores(pairs: Sequence[tuple[Discriminator, Tensor]], edge_index: Tensor, norm: Tensor) -> list[Tensor]:
+    """Return the score of every node [N] for every pair of a discriminator and embeddings.
+
+    In the last convolution a node sends one number; those of all pairs go along the edges together, which is quicker
+    than one after the other.
+    """
+    messages = []
+    for discriminator, features in pairs:
+        *first, last = discriminator.layers
         for layer in first:
             features = F.relu(layer(features, edge_index, norm))
-        score: Tensor = last(features, edge_index, norm).squeeze(-1)
-        return F.relu(score) if self.final_activation == "relu" else score
+        messages.append(last.lin(features))  # type: ignore[operator]
+    convolution: Any = pairs[0][0].layers[-1]
+    received: Tensor = convolution.propagate(edge_index, x=torch.cat(messages, 1), edge_weight=norm)
+    scores = []
+    for (discriminator, _), each in zip(pairs, received.unbind(1), strict=True):
+        score = each + discriminator.layers[-1].bias  # type: ignore[operator]
+        scores.append(F.relu(score) if discriminator.final_activation == "relu" else score)
+    return scores
 
 
 def discriminator_loss(
-    discriminators: Sequence[nn.Module], features: Sequence[Tensor], edge_index: Tensor, norm: Tensor
+    discriminators: Sequence[Discriminator], features: Sequence[Tensor], edge_index: Tensor, norm: Tensor
 ) -> Tensor:
     """Return ``sum_i bce(D_i(sg[F_i]), 1) + bce(D_i(sg[F_{i-1}]), 0)``, what the discriminators learn.
 
@@ -83,15 +100,15 @@ def discriminator_loss(
         InputError: Not one discriminator for each of at least two students.
     """
     _check_ring(discriminators, features)
-    terms = []
-    for i, discriminator in enumerate(discriminators):
-        terms.append(_bce(discriminator(features[i].detach(), edge_index, norm), real=True))
-        terms.append(_bce(discriminator(features[i - 1].detach(), edge_index, norm), real=False))
-    return total(terms)
+    seen = [each.detach() for each in features]
+    own = list(zip(discriminators, seen, strict=True))
+    before = [(discriminator, seen[i - 1]) for i, discriminator in enumerate(discriminators)]
+    scores = _scores([*own, *before], edge_index, norm)
+    return total([_bce(score, real=number < len(own)) for number, score in enumerate(scores)])
 
 
 def adversarial_loss(
-    discriminators: Sequence[nn.Module], features: Sequence[Tensor], edge_index: Tensor, norm: Tensor
+    discriminators: Sequence[Discriminator], features: Sequence[Tensor], edge_index: Tensor, norm: Tensor
 ) -> Tensor:
     """Return ``sum_i bce(D_i(F_{i-1}), 1)``: every student tries to be taken for the next one in the ring.
 
@@ -110,15 +127,11 @@ def adversarial_loss(
     with contextlib.ExitStack() as frozen:
         for discriminator in discriminators:
             frozen.enter_context(_without_gradient(discriminator))
-        return total(
-            [
-                _bce(discriminator(features[i - 1], edge_index, norm), real=True)
-                for i, discriminator in enumerate(discriminators)
-            ]
-        )
+        before = [(discriminator, features[i - 1]) for i, discriminator in enumerate(discriminators)]
+        return total([_bce(score, real=True) for score in _scores(before, edge_index, norm)])
 
 
-def _check_ring(discriminators: Sequence[nn.Module], features: Sequence[Tensor]) -> None:
+def _check_ring(discriminators: Sequence[Discriminator], features: Sequence[Tensor]) -> None:
     if len(features) < 2 or len(discriminators) != len(features):
         raise InputError(
             f"a ring needs at least 2 students and a discriminator each, not {len(features)} and {len(discriminators)}"
@@ -281,9 +294,7 @@ class OAD(Method):
         if self.passed is None or self.gan_weight == 0:
             return None
         norm = symmetric_norm(batch.edge_index, batch.x.shape[0], outputs[0].logits.dtype)
-        return self.d_weight * discriminator_loss(
-            list(self.discriminators), self._features(outputs), batch.edge_index, norm
-        )
+        return self.d_weight * discriminator_loss(self._ring(), self._features(outputs), batch.edge_index, norm)
 
     def forward(self, outputs: Sequence[Output], batch: NodeBatch) -> dict[str, Tensor]:
         """Return the objective of all students; in the warm-up that of the labels."""
@@ -297,7 +308,7 @@ class OAD(Method):
         adversarial = nothing
         if self.gan_weight > 0:
             norm = symmetric_norm(batch.edge_index, batch.x.shape[0], outputs[0].logits.dtype)
-            adversarial = adversarial_loss(list(self.discriminators), self._features(outputs), batch.edge_index, norm)
+            adversarial = adversarial_loss(self._ring(), self._features(outputs), batch.edge_index, norm)
         others = self.kd_weight * mutual + self.gan_weight * adversarial
         loss = (1 - self.passed) * own + self.passed * others if self.alpha else own + others
         return {
@@ -306,6 +317,9 @@ class OAD(Method):
             "predictions": mutual.detach(),
             "adversarial": adversarial.detach(),
         }
+
+    def _ring(self) -> list[Discriminator]:
+        return cast("list[Discriminator]", list(self.discriminators))
 
     def _features(self, outputs: Sequence[Output]) -> list[Tensor]:
         last = [output.hidden[-1] for output in outputs]
