@@ -15,7 +15,7 @@ from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.online._method import Compared, Method, Output, compared, equal_depths, label_losses, one_of
-from stillroom.graphs.online.agreement import Kind, Reduction, mean_of_others_loss, total
+from stillroom.graphs.online.agreement import Kind, Reduction, mean_of_others_loss
 from stillroom.graphs.propagation import symmetric_norm
 from stillroom.losses.checks import full_precision, not_negative, positive
 
@@ -57,11 +57,11 @@ class Discriminator(nn.Module):
 
     def forward(self, features: Tensor, edge_index: Tensor, norm: Tensor) -> Tensor:
         """Return the scores."""
-        return _scores([(self, features)], edge_index, norm)[0]
+        return _scores([(self, features)], edge_index, norm).squeeze(1)
 
 
-def _scores(pairs: Sequence[tuple[Discriminator, Tensor]], edge_index: Tensor, norm: Tensor) -> list[Tensor]:
-    """Return the score of every node [N] for every pair of a discriminator and embeddings.
+def _scores(pairs: Sequence[tuple[Discriminator, Tensor]], edge_index: Tensor, norm: Tensor) -> Tensor:
+    """Return every node's score for n pairs of a discriminator and embeddings, [N, n].
 
     In the last convolution a node sends one number; those of all pairs go along the edges together, which is quicker
     than one after the other.
@@ -74,11 +74,8 @@ def _scores(pairs: Sequence[tuple[Discriminator, Tensor]], edge_index: Tensor, n
         messages.append(last.lin(features))  # type: ignore[operator]
     convolution: Any = pairs[0][0].layers[-1]
     received: Tensor = convolution.propagate(edge_index, x=torch.cat(messages, 1), edge_weight=norm)
-    scores = []
-    for (discriminator, _), each in zip(pairs, received.unbind(1), strict=True):
-        score = each + discriminator.layers[-1].bias  # type: ignore[operator]
-        scores.append(F.relu(score) if discriminator.final_activation == "relu" else score)
-    return scores
+    scores = received + torch.cat([discriminator.layers[-1].bias for discriminator, _ in pairs])  # type: ignore[misc]
+    return F.relu(scores) if pairs[0][0].final_activation == "relu" else scores
 
 
 def discriminator_loss(
@@ -103,8 +100,7 @@ def discriminator_loss(
     seen = [each.detach() for each in features]
     own = list(zip(discriminators, seen, strict=True))
     before = [(discriminator, seen[i - 1]) for i, discriminator in enumerate(discriminators)]
-    scores = _scores([*own, *before], edge_index, norm)
-    return total([_bce(score, real=number < len(own)) for number, score in enumerate(scores)])
+    return _bce(_scores([*own, *before], edge_index, norm), real=len(own))
 
 
 def adversarial_loss(
@@ -128,7 +124,7 @@ def adversarial_loss(
         for discriminator in discriminators:
             frozen.enter_context(_without_gradient(discriminator))
         before = [(discriminator, features[i - 1]) for i, discriminator in enumerate(discriminators)]
-        return total([_bce(score, real=True) for score in _scores(before, edge_index, norm)])
+        return _bce(_scores(before, edge_index, norm), real=len(before))
 
 
 def _check_ring(discriminators: Sequence[Discriminator], features: Sequence[Tensor]) -> None:
@@ -138,9 +134,12 @@ def _check_ring(discriminators: Sequence[Discriminator], features: Sequence[Tens
         )
 
 
-def _bce(score: Tensor, *, real: bool) -> Tensor:
-    score = full_precision(score)
-    return F.binary_cross_entropy_with_logits(score, torch.full_like(score, float(real)))
+def _bce(scores: Tensor, *, real: int) -> Tensor:
+    """Return the sum over pairs of the mean over nodes of the cross-entropy, the first ``real`` pairs called real."""
+    scores = full_precision(scores)
+    wanted = torch.zeros_like(scores)
+    wanted[:, :real] = 1.0
+    return F.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / scores.shape[0]
 
 
 @contextlib.contextmanager
