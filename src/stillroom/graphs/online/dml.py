@@ -57,8 +57,7 @@ class DML(Method):
         temperature: T, softens the predictions that are compared.
         reduction: batchmean, or reference for the scale of OAD's released code (N C times less).
         detach: Let no gradient into the student that is imitated.
-        nodes: Compare predictions at the nodes that have labels, or at all nodes; where labels are few the others say
-            more.
+        nodes: Compare predictions at the nodes that have labels, or at all nodes.
     """
 
     card: ClassVar[Card] = Card(

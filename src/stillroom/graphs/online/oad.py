@@ -169,7 +169,7 @@ class OAD(Method):
         temperature: T, softens the predictions that are compared.
         reduction: batchmean, or reference for the released code's scale (N C times less).
         nodes: Compare predictions at the nodes that have labels, as the released code on citation graphs, or at all
-            nodes; where labels are few the others say more.
+            nodes.
         kind: auto compares one distribution over the classes, or one a label where nodes have several; softmax is the
             released code's for both.
         features: What the discriminators see of the last hidden layer: hidden, before its activation, as in the
