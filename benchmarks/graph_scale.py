@@ -187,10 +187,8 @@ def print_steps(found: dict[str, Any], held: int) -> None:
     print()
     nodes, edges = found["batch"]
     print(f"- a batch has some {nodes:,} nodes and {edges:,} edges and takes {sampling:.2f} s to draw")
-    for what, how in (
-        ("evaluation", f"{held:,} validation nodes as after sampled training"),
-        ("whole", "the whole graph at once"),
-    ):
+    ways = {"evaluation": f"{held:,} validation nodes as after sampled training", "whole": "the whole graph at once"}
+    for what, how in ways.items():
         wall, cpu = found["seconds"][what]
         print(f"- evaluation of one student, {how}: {wall:.1f} s, {cpu:.1f} s of the processor")
 
