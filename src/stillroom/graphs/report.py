@@ -12,9 +12,14 @@ from stillroom.reports.page import Figure, Page, Section
 from stillroom.reports.plots import seed_strip, training_curves
 from stillroom.reports.tables import Cell, Column, Table, mean_ci, paired_difference
 
-__all__ = ["bench_page", "bench_table", "data_table", "distill_page", "group_table"]
+__all__ = ["LEGEND", "bench_page", "bench_table", "data_table", "distill_page", "group_table"]
 
 BASELINE = "independent"
+LEGEND = (
+    "Accuracy (micro-F1 where nodes have several labels) on the test nodes: the mean of a group's students and their "
+    "spread, a standard deviation; the student chosen on the validation nodes; the ensemble, which answers with the "
+    "mean of all logits."
+)
 WORDS = {"accuracy": "accuracy", "micro_f1": "micro-F1"}
 
 
@@ -23,11 +28,11 @@ def group_table(groups: Mapping[str, TrainedGroup], measure: str) -> Table:
     what = WORDS[measure]
     columns = [
         Column("students"),
-        Column(f"test {what}, mean [%]", ".2f"),
+        Column(f"test {what} [%]", ".2f"),
         Column("spread [points]", ".2f"),
-        Column("chosen on validation [%]", ".2f"),
+        Column("chosen [%]", ".2f"),
         Column("ensemble [%]", ".2f"),
-        Column("validation, mean [%]", ".2f"),
+        Column("validation [%]", ".2f"),
     ]
     rows: list[list[Cell]] = [
         [name, group.mean, group.spread, group.test[group.chosen], group.ensemble, sum(group.val) / len(group.val)]
@@ -66,8 +71,7 @@ def distill_page(
     sections = [
         Section(
             title="Students",
-            text="Every student as it was at its best epoch on the validation nodes. The spread is the standard "
-            "deviation over the students; the ensemble answers with the mean of their logits.",
+            text=f"{LEGEND} Every student counts as it was at its best epoch on the validation nodes.",
             parts=[group_table(groups, measure)],
         ),
         Section(title="Each student", parts=[_each_table(groups, what)]),
@@ -154,24 +158,21 @@ def bench_table(cells: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) 
     paired = BASELINE in cells
     columns = [
         Column("method"),
-        Column("seeds", "d"),
-        Column(f"test {WORDS[measure]}, mean of students ± 95 % CI [%]", ".2f"),
+        Column(f"test {WORDS[measure]} [%]", ".2f"),
         *([Column(f"vs {BASELINE} [points]", "+.2f")] if paired else []),
-        Column("chosen on validation [%]", ".2f"),
+        Column("chosen [%]", ".2f"),
         Column("ensemble [%]", ".2f"),
-        Column("spread of students [points]", ".2f"),
-        Column("seconds", ".1f"),
+        Column("spread [points]", ".2f"),
     ]
     rows: list[list[Cell]] = []
     for name, each in cells.items():
         means = [float(cell["test_mean"]) for cell in each]
-        row: list[Cell] = [name, len(each), _interval(*mean_ci(means))]
+        row: list[Cell] = [name, _interval(*mean_ci(means))]
         if paired:
             base = [float(cell["test_mean"]) for cell in cells[BASELINE]]
             row.append(None if name == BASELINE else _interval(*paired_difference(means, base), sign="+"))
         row += [_interval(*mean_ci([float(cell[f"test_{key}"]) for cell in each])) for key in ("chosen", "ensemble")]
         row.append(sum(float(cell["test_spread"]) for cell in each) / len(each))
-        row.append(sum(float(cell["seconds"]) for cell in each) / len(each))
         rows.append(row)
     return Table(columns, rows)
 
@@ -195,8 +196,8 @@ def bench_page(
     sections = [
         Section(
             title="Methods",
-            text="Every student as it was at its best epoch on the validation nodes; differences are paired seed by "
-            "seed. The spread is the standard deviation over the students of a group, mean over seeds.",
+            text=f"{LEGEND} Means over the seeds with 95 % confidence intervals; differences are paired seed by seed. "
+            "Every student counts as it was at its best epoch on the validation nodes.",
             parts=[
                 bench_table(cells, measure),
                 Figure(seed_strip(means, unit=f"test {what}, mean of students [%]"), "Each dot is a seed."),

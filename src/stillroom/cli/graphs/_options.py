@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TextIO
 
 from jsonargparse import ArgumentParser, Namespace
 
 from stillroom.cli._help import retitle
+from stillroom.cli._output import say
 from stillroom.cli._parser import expand, plain, read_configs
 from stillroom.graphs.distill import NETWORK, RECIPE
 from stillroom.graphs.networks import GNNOptions
@@ -16,7 +17,7 @@ from stillroom.graphs.options import GraphDataOptions, SBMOptions
 from stillroom.graphs.training import SamplingOptions
 from stillroom.training.recipe import Recipe
 
-__all__ = ["add_groups", "arguments", "built"]
+__all__ = ["add_groups", "arguments", "built", "say_counts"]
 
 SHORT = {"--data": "--data.name", "--method": "--method.name"}
 LISTS = ("--methods", "--seeds", "--sampling.fanout", "--recipe.milestones")
@@ -47,6 +48,16 @@ def add_groups(parser: ArgumentParser) -> None:
 def built(options: Namespace) -> dict[str, Any]:
     """Return the groups as the library takes them."""
     return {name: _build(kind, options[name]) for name, kind, _ in GROUPS}
+
+
+def say_counts(about: Mapping[str, Any], stream: TextIO) -> None:
+    """Print what a data set holds and what became of it, above the result."""
+    counts = ", ".join(f"{about[name]:,} {name}" for name in ("nodes", "edges", "features", "classes"))
+    splits = ", ".join(f"{about[f'{split}_nodes']:,} {split}" for split in ("train", "val", "test"))
+    say(f"{about['name']}: {counts}; {splits} nodes", stream)
+    for note in about["notes"]:
+        say(f"  {note}", stream)
+    print(file=stream)
 
 
 def _build(kind: type[Any], options: Namespace) -> Any:

@@ -11,8 +11,9 @@ from jsonargparse import ArgumentParser
 from stillroom.cli._job import Group, add_output
 from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse
-from stillroom.cli.graphs._options import add_groups, arguments, built
+from stillroom.cli.graphs._options import add_groups, arguments, built, say_counts
 from stillroom.graphs.bench import bench
+from stillroom.graphs.report import LEGEND
 from stillroom.graphs.training import Init
 from stillroom.training.fabric import Device, Precision
 
@@ -53,8 +54,10 @@ def run(argv: Sequence[str]) -> int:
     if options.json:
         print_result(done.result)
     stream = sys.stderr if options.json else sys.stdout
+    say_counts(done.result["data"], stream)
     show_table(done.table, stream)
     print(file=stream)
+    say(LEGEND, stream)
     for note in done.result["notes"]:
         say(note, stream)
     print(f"report: {done.out / 'report.html'}", file=stream)

@@ -11,9 +11,10 @@ from stillroom.cli._help import retitle
 from stillroom.cli._job import Group, add_output
 from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse, peek, plain
-from stillroom.cli.graphs._options import add_groups, arguments, built
+from stillroom.cli.graphs._options import add_groups, arguments, built, say_counts
 from stillroom.graphs.distill import distill
 from stillroom.graphs.methods import METHODS, method_class
+from stillroom.graphs.report import LEGEND
 from stillroom.graphs.training import Init
 from stillroom.hyperparameters import method_defaults
 from stillroom.training.fabric import Device, Precision
@@ -70,15 +71,10 @@ def run(argv: Sequence[str]) -> int:
     if options.json:
         print_result(done.result)
     stream = sys.stderr if options.json else sys.stdout
-    about = done.result["data"]
-    counts = ", ".join(f"{about[name]:,} {name}" for name in ("nodes", "edges", "features", "classes"))
-    splits = ", ".join(f"{about[f'{split}_nodes']:,} {split}" for split in ("train", "val", "test"))
-    say(f"{about['name']}: {counts}; {splits} nodes", stream)
-    for note in about["notes"]:
-        say(f"  {note}", stream)
-    print(file=stream)
+    say_counts(done.result["data"], stream)
     show_table(done.table, stream)
     print(file=stream)
+    say(LEGEND, stream)
     for note in done.result["notes"]:
         say(note, stream)
     print(f"student: {done.out / 'model.safetensors'}   report: {done.out / 'report.html'}", file=stream)
