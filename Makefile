@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 
 # One thread for each of the two workers: more of them only wait for each other.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
