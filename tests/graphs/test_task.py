@@ -323,8 +323,3 @@ def test_building_a_task_leaves_the_students_statistics_and_modes_alone() -> Non
     assert [module.training for each in made for module in each.modules()] == modes
     for each, state in zip(made, before, strict=True):
         torch.testing.assert_close(each.state_dict(), state, rtol=0, atol=0)
-
-
-def test_a_group_does_not_predict_images() -> None:
-    with pytest.raises(NotImplementedError, match="classified together"):
-        task_of(Independent()).predict(torch.zeros(1, 3, 8, 8))

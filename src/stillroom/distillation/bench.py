@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,7 @@ from stillroom.reports.page import environment
 from stillroom.reports.tables import Table, markdown
 from stillroom.training.fabric import Device, Precision
 from stillroom.training.jobs import check_cells
+from stillroom.training.progress import CellClock
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 from stillroom.training.teacher import Precision as TeacherPrecision
@@ -53,28 +52,6 @@ class Bench:
     tables: tuple[Table, ...]
     result: dict[str, Any]
     out: Path
-
-
-@dataclass
-class _Clock:
-    """Tells how far a bench is, on standard error."""
-
-    total: int
-    show: bool
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def tick(self, method: str, seed: int, cell: Mapping[str, Any]) -> None:
-        self.done += 1
-        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
-        eta = time.strftime("%H:%M:%S", time.gmtime(left))
-        measured = f"{cell['test_accuracy']:.2f} % in {cell['seconds']:.0f} s"
-        text = f"[{self.done}/{self.total}] {method} seed {seed}: {measured}  eta {eta}"
-        self.say(text)
-
-    def say(self, text: str) -> None:
-        if self.show:
-            print(text, file=sys.stderr, flush=True)
 
 
 def bench(
@@ -235,11 +212,10 @@ def bench(
     for method, seed, cell in kept_cells(protocol, wanted):
         cells[method][seed] = cell
     missing = [(method, seed) for method, seed in wanted if seed not in cells[method]]
-    clock = _Clock(len(missing), show_progress)
-    clock.say(f"{len(wanted)} cells, of which {len(wanted) - len(missing)} are done already")
+    clock = CellClock(len(wanted), len(wanted) - len(missing), show=show_progress)
     for method, seed, cell in run_cells(protocol, missing, jobs):
         cells[method][seed] = cell
-        clock.tick(method, seed, cell)
+        clock.tick(method, seed, cell["test_accuracy"], cell["seconds"])
     accuracies = {method: [cells[method][seed]["test_accuracy"] / 100 for seed in seeds] for method in methods}
     trained = [bench_method(name, config["method_options"]) for name in methods if name != ALONE]
     short = [note for method in trained for note in short_training(method, recipe.epochs)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -32,6 +30,7 @@ from stillroom.reports.tables import Table, markdown
 from stillroom.training.fabric import Device, Precision, make_fabric
 from stillroom.training.jobs import check_cells, kept, run_jobs
 from stillroom.training.loop import check_intervals
+from stillroom.training.progress import CellClock
 from stillroom.training.recipe import Recipe
 from stillroom.training.run import RunDirectory
 
@@ -171,18 +170,10 @@ def bench(
     wanted = [(name, seed) for seed in seeds for name in methods]
     done = {cell: kept(_file(protocol, cell), dict) for cell in wanted if _file(protocol, cell).is_file()}
     missing = [cell for cell in wanted if cell not in done]
-    if show_progress:
-        print(f"{len(wanted)} cells, of which {len(done)} are done already", file=sys.stderr, flush=True)
-    started = time.monotonic()
-    for count, (cell, measured) in enumerate(run_jobs(partial(_cell, protocol), missing, jobs), 1):
+    clock = CellClock(len(wanted), len(done), show=show_progress)
+    for cell, measured in run_jobs(partial(_cell, protocol), missing, jobs):
         done[cell] = measured
-        if show_progress:
-            left = time.gmtime((time.monotonic() - started) / count * (len(missing) - count))
-            reached = f"{measured['test_mean']:.2f} % in {measured['seconds']:.0f} s"
-            told = (
-                f"[{count}/{len(missing)}] {cell[0]} seed {cell[1]}: {reached}  eta {time.strftime('%H:%M:%S', left)}"
-            )
-            print(told, file=sys.stderr, flush=True)
+        clock.tick(*cell, measured["test_mean"], measured["seconds"])
     cells = {name: [done[name, seed] for seed in seeds] for name in methods}
     notes = [note for name in methods for note in method_notes(bench_method(name, own), recipe)]
     if redraw and len(seeds) > 1:

@@ -230,12 +230,12 @@ class _Attention(nn.Module):
 
     def __init__(self, options: GNNOptions, before: int, after: int, *, last: bool, residual: bool) -> None:
         super().__init__()
-        from torch_geometric.nn import GATConv
+        from stillroom.graphs._torch_geometric import layers
 
         self.heads, self.last = options.out_heads if last else options.heads, last
         # The heads are concatenated in the last layer too, so that each keeps a bias of its own; then their mean is
         # taken.
-        self.conv = GATConv(
+        self.conv = layers.GATConv(
             before, after, heads=self.heads, dropout=options.attention_dropout, add_self_loops=False, concat=True
         )
         wide = self.heads * after
@@ -255,9 +255,9 @@ class _MeanSAGE(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        from torch_geometric.nn import SAGEConv
+        from stillroom.graphs._torch_geometric import layers
 
-        self.conv = SAGEConv(before, after, aggr="mean")
+        self.conv = layers.SAGEConv(before, after, aggr="mean")
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         conv: Any = self.conv
@@ -272,10 +272,12 @@ class _GIN(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        from torch_geometric.nn import GINConv
+        from stillroom.graphs._torch_geometric import layers
 
         self.first = nn.Linear(before, after, bias=False)  # the batch norm has the bias
-        self.conv = GINConv(nn.Sequential(nn.BatchNorm1d(after), nn.ReLU(), nn.Linear(after, after)), train_eps=True)
+        self.conv = layers.GINConv(
+            nn.Sequential(nn.BatchNorm1d(after), nn.ReLU(), nn.Linear(after, after)), train_eps=True
+        )
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         if self.training and x.shape[0] < 2:

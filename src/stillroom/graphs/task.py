@@ -105,10 +105,6 @@ class GroupTask(nn.Module):
         parts: dict[str, Tensor] = self.method(self.say(batch), batch)
         return parts
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Refuse: nodes are classified in a graph, not alone."""
-        raise NotImplementedError("a graph's nodes are classified together, see stillroom.graphs.evaluate")
-
     def step(
         self, task: nn.Module, optimizer: Optimizer, batch: NodeBatch, fabric: Fabric, recipe: Recipe
     ) -> dict[str, Tensor]:

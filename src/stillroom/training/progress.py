@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "counting"]
+__all__ = ["CellClock", "Progress", "counting"]
 
 SHORT = {"images": "img"}
 SCORES = ("accuracy", "micro_f1")  # percentages
@@ -143,6 +143,32 @@ def counting(label: str, total: int, *, done: int = 0, show: bool = True) -> Ite
             spoken = moment
 
     yield tell
+
+
+class CellClock:
+    """Tells how far a bench is, on standard error: a line when it begins and one for every cell that ends.
+
+    Args:
+        cells: Cells in all.
+        done: Those an earlier run finished.
+        show: Whether to say anything.
+    """
+
+    def __init__(self, cells: int, done: int, *, show: bool = True) -> None:
+        self.missing, self.show, self.ended = cells - done, show, 0
+        self.started = time.monotonic()
+        self._say(f"{cells} cells, of which {done} are done already")
+
+    def tick(self, method: str, seed: int, score: float, seconds: float) -> None:
+        """Say that a cell ended, with its score in percent and how long it took."""
+        self.ended += 1
+        left = (time.monotonic() - self.started) / self.ended * (self.missing - self.ended)
+        told = f"[{self.ended}/{self.missing}] {method} seed {seed}: {score:.2f} % in {seconds:.0f} s"
+        self._say(f"{told}  eta {_clock(left)}")
+
+    def _say(self, text: str) -> None:
+        if self.show:
+            print(text, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

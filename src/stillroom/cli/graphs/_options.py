@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TextIO
@@ -9,15 +10,17 @@ from typing import Any, TextIO
 from jsonargparse import ArgumentParser, Namespace
 
 from stillroom.cli._help import retitle
-from stillroom.cli._output import say
+from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import expand, plain, read_configs
-from stillroom.graphs.distill import NETWORK, RECIPE
+from stillroom.graphs.bench import Bench
+from stillroom.graphs.distill import NETWORK, RECIPE, Distilled
 from stillroom.graphs.networks import GNNOptions
 from stillroom.graphs.options import GraphDataOptions, SBMOptions
+from stillroom.graphs.report import LEGEND
 from stillroom.graphs.training import SamplingOptions
 from stillroom.training.recipe import Recipe
 
-__all__ = ["add_groups", "arguments", "built", "say_counts"]
+__all__ = ["add_groups", "arguments", "built", "show"]
 
 SHORT = {"--data": "--data.name", "--method": "--method.name"}
 LISTS = ("--methods", "--seeds", "--sampling.fanout", "--recipe.milestones")
@@ -50,8 +53,20 @@ def built(options: Namespace) -> dict[str, Any]:
     return {name: _build(kind, options[name]) for name, kind, _ in GROUPS}
 
 
-def say_counts(about: Mapping[str, Any], stream: TextIO) -> None:
-    """Print what a data set holds and what became of it, above the result."""
+def show(done: Distilled | Bench, *, as_json: bool) -> TextIO:
+    """Print the data's counts, the table and what is to be known of it; return the stream that is for people."""
+    if as_json:
+        print_result(done.result)
+    stream = sys.stderr if as_json else sys.stdout
+    _say_counts(done.result["data"], stream)
+    show_table(done.table, stream)
+    print(file=stream)
+    for sentence in (LEGEND, *done.result["notes"]):
+        say(sentence, stream)
+    return stream
+
+
+def _say_counts(about: Mapping[str, Any], stream: TextIO) -> None:
     counts = ", ".join(f"{about[name]:,} {name}" for name in ("nodes", "edges", "features", "classes"))
     splits = ", ".join(f"{about[f'{split}_nodes']:,} {split}" for split in ("train", "val", "test"))
     say(f"{about['name']}: {counts}; {splits} nodes", stream)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from stillroom.cli._job import Group, add_output
-from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse
-from stillroom.cli.graphs._options import add_groups, arguments, built, say_counts
+from stillroom.cli.graphs._options import add_groups, arguments, built, show
 from stillroom.graphs.bench import bench
-from stillroom.graphs.report import LEGEND
 from stillroom.graphs.training import Init
 from stillroom.training.fabric import Device, Precision
 
@@ -51,14 +48,6 @@ def run(argv: Sequence[str]) -> int:
     """Run the bench, print the table and where the report lies."""
     options = parse(build_parser(), arguments(argv))
     done = bench(**built(options), **{name: getattr(options, name) for name in PLAIN}, show_progress=not options.quiet)
-    if options.json:
-        print_result(done.result)
-    stream = sys.stderr if options.json else sys.stdout
-    say_counts(done.result["data"], stream)
-    show_table(done.table, stream)
-    print(file=stream)
-    say(LEGEND, stream)
-    for note in done.result["notes"]:
-        say(note, stream)
+    stream = show(done, as_json=options.json)
     print(f"report: {done.out / 'report.html'}", file=stream)
     return 0

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
 from stillroom.cli._help import retitle
 from stillroom.cli._job import Group, add_output
-from stillroom.cli._output import print_result, say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse, peek, plain
-from stillroom.cli.graphs._options import add_groups, arguments, built, say_counts
+from stillroom.cli.graphs._options import add_groups, arguments, built, show
 from stillroom.graphs.distill import distill
 from stillroom.graphs.methods import METHODS, method_class
-from stillroom.graphs.report import LEGEND
 from stillroom.graphs.training import Init
 from stillroom.hyperparameters import method_defaults
 from stillroom.training.fabric import Device, Precision
@@ -68,14 +65,6 @@ def run(argv: Sequence[str]) -> int:
         **{name: getattr(options, name) for name in PLAIN},
         show_progress=not options.quiet,
     )
-    if options.json:
-        print_result(done.result)
-    stream = sys.stderr if options.json else sys.stdout
-    say_counts(done.result["data"], stream)
-    show_table(done.table, stream)
-    print(file=stream)
-    say(LEGEND, stream)
-    for note in done.result["notes"]:
-        say(note, stream)
+    stream = show(done, as_json=options.json)
     print(f"student: {done.out / 'model.safetensors'}   report: {done.out / 'report.html'}", file=stream)
     return 0

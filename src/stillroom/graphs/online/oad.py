@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.cards import Card, Paper, Quirk
-from stillroom.errors import InputError, MissingExtraError
+from stillroom.errors import InputError
 from stillroom.graphs.batch import NodeBatch
 from stillroom.graphs.online._method import Compared, Method, Output, compared, equal_depths, label_losses, one_of
 from stillroom.graphs.online.agreement import Kind, Reduction, mean_of_others_loss
@@ -44,15 +44,15 @@ class Discriminator(nn.Module):
     """
 
     def __init__(self, width: int, hidden: int | None = None, *, final_activation: FinalActivation = "none") -> None:
+        from stillroom.graphs._torch_geometric import layers
+
         super().__init__()
-        try:
-            from torch_geometric.nn import GCNConv
-        except ImportError:
-            raise MissingExtraError("torch-geometric", "graphs") from None
         if final_activation not in ("none", "relu"):
             raise InputError(f"final_activation must be none or relu, not {final_activation!r}")
         widths = [width, 1] if hidden is None else [width, hidden, 1]
-        self.layers = nn.ModuleList(GCNConv(before, after, normalize=False) for before, after in pairwise(widths))
+        self.layers = nn.ModuleList(
+            layers.GCNConv(before, after, normalize=False) for before, after in pairwise(widths)
+        )
         self.final_activation = final_activation
 
     def forward(self, features: Tensor, edge_index: Tensor, norm: Tensor) -> Tensor:
