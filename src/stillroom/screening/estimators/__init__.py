@@ -1,0 +1,1 @@
+"""Estimators that score drug-target pairs, one method a file."""
