@@ -30,9 +30,10 @@ def normalised_laplacian(weights: Array) -> Array:
         >>> normalised_laplacian(np.array([[0.0, 2.0], [2.0, 0.0]])).round(6).tolist()
         [[1.0, -1.0], [-1.0, 1.0]]
     """
-    degree: Array = weights.sum(axis=1)
+    degree = weights.sum(axis=1)
     in_range("the smallest row sum of the similarities", float(degree.min()), 0)
-    root: Array = np.divide(1.0, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
+    root: Array = np.zeros(len(degree))
+    root[degree > 0] = degree[degree > 0] ** -0.5
     laplacian: Array = np.eye(len(weights)) - root[:, None] * weights * root
     return laplacian
 
@@ -52,8 +53,8 @@ def net_lap_rls_side(labels: Array, similarity: Array, *, gamma: float = 0.01, b
     """
     weights: Array = (similarity + gamma * (labels @ labels.T)) / (1 + gamma)
     np.fill_diagonal(weights, 0.0)
-    scores: Array = np.linalg.solve(np.eye(len(weights)) + beta * normalised_laplacian(weights), labels)
-    return scores
+    system = np.eye(len(weights)) + beta * normalised_laplacian(weights)
+    return np.asarray(np.linalg.solve(system, labels), dtype=np.float64)
 
 
 class NetLapRLS(MatrixScreener):
