@@ -180,7 +180,7 @@ def _same_row(similarity: Array | None, size: int) -> NDArray[np.intp]:
     for row, values in enumerate(similarity):
         if groups[row] < 0:
             # Equal rows hold equal diagonals and that value between the two. A row of zeros says nothing.
-            same = (np.abs(similarity - values).max(axis=1) <= 1e-9) & (groups < 0) & values.any()
-            same[row] = True
-            groups[same] = groups.max() + 1
+            alike = np.flatnonzero((np.abs(values - values[row]) <= 1e-9) & (groups < 0) & values.any())
+            same = alike[np.abs(similarity[alike] - values).max(axis=1, initial=0.0) <= 1e-9]
+            groups[[row, *same]] = groups.max() + 1
     return groups
