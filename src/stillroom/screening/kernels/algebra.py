@@ -91,8 +91,7 @@ def normalise_kernel(kernel: Array, name: str = "kernel") -> Array:
         raise InputError(
             f"{name}: row {bad[0]} (counted from 0) has {diagonal[bad[0]]:g} on the diagonal; it cannot be normalised"
         )
-    root = np.sqrt(diagonal)
-    normalised: Array = kernel / np.outer(root, root)
+    normalised: Array = kernel / np.sqrt(np.outer(diagonal, diagonal))
     return normalised
 
 
