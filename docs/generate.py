@@ -33,6 +33,7 @@ from stillroom.hyperparameters import method_defaults
 from stillroom.models.create import create_model
 from stillroom.models.signals import Signals
 from stillroom.models.taps import SIGNALS, Tapped, find_taps
+from stillroom.screening import methods as screening
 
 DOCS = Path(__file__).resolve().parent
 README = DOCS.parent / "README.md"
@@ -104,6 +105,24 @@ GRAPH_FUNCTIONS = (
     "online.codistill:edge_codistill_loss",
     "online.oad:discriminator_loss",
     "online.oad:adversarial_loss",
+)
+# What screening is made of besides its methods.
+SCREENING_FUNCTIONS = (
+    "kernels.chemical:tanimoto_kernel",
+    "kernels.genomic:smith_waterman_kernel",
+    "kernels.genomic:spectrum_kernel",
+    "kernels.genomic:mismatch_kernel",
+    "kernels.gip:gip_kernel",
+    "kernels.algebra:psd_repaired",
+    "kernels.algebra:centre_kernel",
+    "kernels.algebra:normalise_kernel",
+    "kernels.algebra:combine_kernels",
+    "kernels.algebra:pairwise_kernel",
+    "kernels.algebra:kron_apply",
+    "protocols:make_folds",
+    "leaks:identical",
+    "metrics:measure",
+    "cross_validation:cross_validate",
 )
 KINDS = {
     "offline": "one trained teacher",
@@ -381,17 +400,38 @@ def graphs_page() -> str:
     ]
     for name in graphs.METHODS:
         parts += [f"## {name}", *entry(graphs.method_class(name))]
-    parts.append("## Losses in your own loop")
-    for place in GRAPH_FUNCTIONS:
+    parts += ["## Losses in your own loop", *functions("graphs", GRAPH_FUNCTIONS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def screening_page() -> str:
+    """Return the page of the methods for drug-target screening, and of the functions around them."""
+    parts = [
+        NOTICE,
+        "# Drug-target interaction screening",
+        "Methods are scikit-learn classifiers of pairs. `stillroom screening evaluate --methods NAME` measures one, "
+        "`predict --method NAME` ranks with it, and there `--method.OPTION` sets what is listed below its call. "
+        "[The guide](../guide/screening.md) shows them at work.",
+    ]
+    for name in screening.METHODS:
+        parts += [f"## {name}", *entry(screening.method_class(name))]
+    parts += ["## Kernels, folds and measures", *functions("screening", SCREENING_FUNCTIONS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def functions(room: str, places: tuple[str, ...]) -> list[str]:
+    """Describe functions of a room, each given as ``module:name``."""
+    parts = []
+    for place in places:
         module, _, name = place.partition(":")
-        function = getattr(import_module(f"stillroom.graphs.{module}"), name)
+        function = getattr(import_module(f"stillroom.{room}.{module}"), name)
         call = f"from {function.__module__} import {name}\n{name}{_signature(function)}"
         meanings = [f"- `{argument}`: {meaning}" for argument, meaning in arguments(function).items()]
         parts += [f"### {name}", f"```text\n{call}\n```", prose(sections(function)[""])]
         parts += ["\n".join(meanings)] if meanings else []
         if "Shapes" in (said := sections(function)):
             parts.append("Shapes: " + prose(" ".join(said["Shapes"].split())))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def methods_table() -> str:
@@ -406,6 +446,10 @@ def methods_table() -> str:
         card = graphs.method_class(name).card
         link = f"[graphs:{name}](docs/methods/graphs.md#{name})"
         rows.append((link, "peers on a graph, no teacher", card.papers[0].year, card.standing, card.summary))
+    for name in screening.METHODS:
+        card = screening.method_class(name).card
+        link = f"[screening:{name}](docs/methods/screening.md#{name})"
+        rows.append((link, "known drug-target pairs", card.papers[0].year, card.standing, card.summary))
     return table(("method", "learns from", "year", "standing", "what it does"), rows)
 
 
@@ -417,6 +461,7 @@ def pages() -> dict[Path, str]:
     written = {DOCS / "methods" / f"{name}.md": page(name) for name in METHODS}
     written[DOCS / "methods" / "defense.md"] = guarding_page()
     written[DOCS / "methods" / "graphs.md"] = graphs_page()
+    written[DOCS / "methods" / "screening.md"] = screening_page()
     return {**written, README: f"{before}{BEGIN}\n{methods_table()}\n{END}{after}"}
 
 

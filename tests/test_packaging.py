@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # What the extras bring; none of it comes with the core's dependencies.
 OPTIONAL = (
     *("lightning_fabric", "lightning", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "pyarrow", "datasets"),
-    *("tensorboard", "PIL", "onnx", "onnxscript", "onnxruntime", "pandas", "torch_geometric", "ogb"),
+    *("tensorboard", "PIL", "onnx", "onnxscript", "onnxruntime", "pandas", "torch_geometric", "ogb", "rdkit"),
+    *("parasail",),
 )
 
 BLOCK = f"""
@@ -154,6 +155,9 @@ NEEDS_EXTRA = {
     "defense fit": ("scikit-learn", "vision"),
     "graphs distill": ("torch-geometric", "graphs"),
     "graphs bench --data cora": ("torch-geometric", "graphs"),
+    "screening evaluate": ("scikit-learn", "screening"),
+    "screening predict --method knn": ("scikit-learn", "screening"),
+    "screening tune": ("scikit-learn", "screening"),
 }
 
 

@@ -85,7 +85,8 @@ def serve() -> None:
     import torch
 
     verbs = ("bench", "distill", "export", "methods", "diffusion.train", "diffusion.sample")
-    for verb in (*verbs, "graphs.distill", "graphs.bench"):
+    groups = ("graphs.distill", "graphs.bench", "screening.evaluate", "screening.predict", "screening.tune")
+    for verb in (*verbs, *groups):
         import_module(f"stillroom.cli.{verb}")
     for package in (
         "lightning_fabric",

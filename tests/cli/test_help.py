@@ -14,6 +14,7 @@ from stillroom import __version__
 from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS
 from stillroom.graphs import methods as graphs
+from stillroom.screening import methods as screening
 
 Here = Callable[..., Ended]
 
@@ -21,6 +22,7 @@ VERBS = ("distill", "bench", "methods", "export", "doctor")
 GROUPS = {
     "diffusion": ("train", "sample", "schedule", "trajectory", "bench"),
     "graphs": ("distill", "bench"),
+    "screening": ("evaluate", "predict", "tune"),
     "defense": ("fit", "serve", "attack", "bench"),
 }
 ALL = (*VERBS, *(f"{group} {verb}" for group, verbs in GROUPS.items() for verb in verbs))
@@ -93,6 +95,9 @@ def test_the_help_of_a_verb_is_for_people(here: Here, monkeypatch: pytest.Monkey
             ["--students N", "[4]", "--network.conv CONV", "[gcn]", "--sampling.fanout A,B,...", "[adam]"],
         ),
         ("graphs bench", ["--methods A,B,...", "[independent,dml,alignahead,oad]", "--redraw", "[no]", "--jobs N"]),
+        ("screening evaluate", ["--methods A,B,...", "--settings A,B,...", "[S1,S2,S3]", "--data.threshold X"]),
+        ("screening predict", ["--method.alpha X", "[0.5]", "--top N", "[10]", "--no_check", "[generated]"]),
+        ("screening tune", ["--grid '{NAME: [VALUE, ...]}'", "--setting {S1,S2,S3,S4}", "--inner_folds N"]),
         ("export", ["RUN_DIR", "--formats A,B,...", "[safetensors,onnx,torch]"]),
     ],
 )
@@ -108,14 +113,20 @@ def test_the_help_shows_the_options_of_the_chosen_method(here: Here, name: str) 
     assert all(f"--method.{option} " in shown for option in method["defaults"])
 
 
-@pytest.mark.parametrize("name", graphs.METHODS)
-def test_the_help_shows_the_options_of_the_chosen_method_for_graphs(
-    here: Here, monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize(
+    ("group", "verb", "name"),
+    [
+        *(("graphs", "distill", name) for name in graphs.METHODS),
+        *(("screening", "predict", name) for name in screening.METHODS),
+    ],
+)
+def test_the_help_shows_the_options_of_the_chosen_method_of_a_group(
+    here: Here, monkeypatch: pytest.MonkeyPatch, group: str, verb: str, name: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    method = json.loads(here("methods", f"graphs:{name}", "--json").out)["methods"][0]
-    assert method["name"] == f"graphs:{name}"
-    ended = here("graphs", "distill", "--method", name, "--help")
+    method = json.loads(here("methods", f"{group}:{name}", "--json").out)["methods"][0]
+    assert method["name"] == f"{group}:{name}"
+    ended = here(group, verb, "--method", name, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert all(f"--method.{option} " in ended.out for option in method["defaults"])
     assert max(map(len, ended.out.splitlines())) <= 80
@@ -126,6 +137,7 @@ def test_the_methods_are_listed_with_their_standing(here: Here) -> None:
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     names = [*METHODS, *guarding.METHODS, *(f"graphs:{name}" for name in graphs.METHODS)]
+    names += [f"screening:{name}" for name in screening.METHODS]
     assert all(any(line.split()[:1] == [name] for line in lines) for name in names)
     described = json.loads(here("methods", "--json").out)["methods"]
     assert [method["name"] for method in described] == names

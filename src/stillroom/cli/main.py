@@ -31,6 +31,11 @@ GROUPS = {
         "distill": "train graph neural networks that teach each other, beside the same ones alone",
         "bench": "methods x seeds on one graph: mean, confidence interval, paired differences",
     },
+    "screening": {
+        "evaluate": "cross-validate drug-target methods for new pairs, new drugs and new targets",
+        "predict": "rank the pairs not known to interact, with what supports each",
+        "tune": "choose a method's options by nested cross-validation",
+    },
     "defense": {
         "fit": "fit a guard against model stealing and calibrate its threshold",
         "serve": "serve a classifier over HTTP with its guard in front",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,23 +16,26 @@ from stillroom.cli._output import print_result
 from stillroom.cli._parser import new_parser, parse
 from stillroom.defense import methods as guarding
 from stillroom.distillation.methods import METHODS, family_of, method_class
-from stillroom.errors import unknown_name
+from stillroom.errors import MissingExtraError, unknown_name
 from stillroom.files import plain
 from stillroom.graphs import methods as graphs
 from stillroom.hyperparameters import method_defaults
+from stillroom.screening import methods as screening
 
 __all__ = ["describe", "run"]
 
 GRAPHS = {f"graphs:{name}": name for name in graphs.METHODS}  # some are called as those for images are
+SCREENING = {f"screening:{name}": name for name in screening.METHODS}
 
 
 def describe(name: str) -> dict[str, Any]:
     """Return a method's card, family and defaults, and what an offline one reads and weighs, as plain data.
 
-    Methods for graphs are named ``graphs:NAME``.
+    Methods for graphs are named ``graphs:NAME``, those for screening ``screening:NAME``.
 
     Raises:
         InputError: There is no such method.
+        MissingExtraError: One for screening, without scikit-learn.
     """
     if name in guarding.METHODS:
         guard = guarding.method_class(name)
@@ -43,8 +47,11 @@ def describe(name: str) -> dict[str, Any]:
     if name in GRAPHS:
         students = graphs.method_class(GRAPHS[name])
         return {**asdict(students.card), "name": name, "family": "graphs", "defaults": method_defaults(students)}
+    if name in SCREENING:
+        screener = screening.method_class(SCREENING[name])
+        return {**asdict(screener.card), "name": name, "family": "screening", "defaults": method_defaults(screener)}
     if name not in METHODS:
-        raise unknown_name("method", name, [*METHODS, *guarding.METHODS, *GRAPHS])
+        raise unknown_name("method", name, [*METHODS, *guarding.METHODS, *GRAPHS, *SCREENING])
     method = method_class(name)
     about = {**asdict(method.card), "family": family_of(name), "defaults": method_defaults(method)}
     if about["family"] == "offline":
@@ -59,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?", default=None, type=str, help="show this method in full")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     options = parse(parser, argv)
-    names = [options.name] if options.name else [*METHODS, *guarding.METHODS, *GRAPHS]
+    names = [options.name] if options.name else [*METHODS, *guarding.METHODS, *GRAPHS, *_installed(SCREENING)]
     methods = [describe(name) for name in names]
     if options.json:
         print_result({"methods": methods})
@@ -68,6 +75,16 @@ def run(argv: Sequence[str]) -> int:
     else:
         _list(methods)
     return 0
+
+
+def _installed(names: Collection[str]) -> Collection[str]:
+    """Return the names, or, where the extra their classes are made with is missing, none and say so."""
+    try:
+        describe(next(iter(names)))
+    except MissingExtraError as error:
+        print(f"{len(names)} methods for screening are left out: {error}", file=sys.stderr)
+        return ()
+    return names
 
 
 def _list(methods: list[dict[str, Any]]) -> None:

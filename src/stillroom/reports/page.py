@@ -19,7 +19,7 @@ from stillroom.errors import MissingExtraError
 from stillroom.reports.html import render
 from stillroom.reports.tables import Table
 
-__all__ = ["Figure", "Page", "Picture", "Section", "enlarge", "environment", "picture", "write_page"]
+__all__ = ["Figure", "Gallery", "Page", "Picture", "Section", "enlarge", "environment", "picture", "write_page"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,20 @@ class Picture:
     caption: str = ""
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Small drawings side by side, as many in a line as there is room for."""
+
+    figures: Sequence[Figure]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A heading with what stands below it."""
 
     title: str = ""
     text: str = ""
-    parts: Sequence[Figure | Picture | Table] = ()
+    parts: Sequence[Figure | Gallery | Picture | Table] = ()
     note: str = ""
 
 

@@ -1,0 +1,1 @@
+"""The verbs of ``stillroom screening``, one module each."""

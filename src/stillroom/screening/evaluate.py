@@ -1,0 +1,262 @@
+"""Methods x settings x seeds on one data set: every repetition is kept when finished and resumed when killed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stillroom.errors import InputError, unknown_name
+from stillroom.files import plain, write_text_atomic
+from stillroom.hyperparameters import method_options as options_of
+from stillroom.reports.page import environment, write_page
+from stillroom.reports.tables import Table, markdown
+from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, grid_points, new_screener
+from stillroom.screening.data.sources import load_interactions
+from stillroom.screening.interactions import Interactions
+from stillroom.screening.leaks import identical, leak_counts, leak_notes
+from stillroom.screening.options import ScreeningDataOptions
+from stillroom.screening.protocols import Decoys, Setting, split_hash
+from stillroom.screening.report import evaluation_page, evaluation_table, notes_of
+from stillroom.screening.similarities import with_similarities
+from stillroom.training.jobs import check_cells, kept, run_jobs
+from stillroom.training.progress import CellClock
+from stillroom.training.run import RunDirectory
+
+__all__ = ["MAY_CHANGE", "Evaluation", "evaluate"]
+
+MAY_CHANGE = frozenset({"out", "jobs"})  # what does not change results
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` returns: a table a setting, and what is in ``result.json``."""
+
+    tables: dict[str, Table]
+    result: dict[str, Any]
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Protocol:
+    """What all cells share."""
+
+    data: Interactions
+    method_options: Mapping[str, Mapping[str, Any]]
+    counting: Counting
+    inner: Counting | None  # choose options inside the training folds, by folds like these
+    by: str
+    threads: int | None
+    out: Path
+
+
+_Cell = tuple[str, Setting, int]  # method, setting, seed
+
+
+def evaluate(
+    *,
+    methods: Sequence[str] = ("nearest_profile", "rls_avg", "blm_nii", "wnn_gip"),
+    settings: Sequence[Setting] = ("S1", "S2", "S3"),
+    seeds: Sequence[int] = SEEDS[:1],
+    num_folds: int = 10,
+    data: str | ScreeningDataOptions = "generated",
+    method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    tuned: bool = False,
+    inner_folds: int = 5,
+    by: str = "aupr",
+    decoys: Decoys = "unknown",
+    ratio: int = 10,
+    group_twins: bool = False,
+    out: str | Path = "runs/screening",
+    jobs: int = 1,
+    show_progress: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Evaluation:
+    """Cross-validate methods under the settings a screening can meet, all on the same folds.
+
+    S1 holds out pairs of drugs and targets that are both known otherwise, S2 drugs, S3 targets, S4 both at once: a
+    method that fills gaps well may know nothing of a new drug. Settings are never mixed in one figure.
+
+    Args:
+        methods: Names of methods, see ``stillroom methods``.
+        settings: S1, S2, S3, S4.
+        seeds: Seeds of the folds and of the methods' draws; the published comparisons take 7771, 8367, 22, 1812, 4659.
+        num_folds: Folds of one repetition; S4 makes a square number of blocks of them.
+        data: The data set and its options.
+        method_options: Method -> its options, where they differ from the defaults.
+        tuned: Choose every method's options from its grid, fold by fold, inside the training pairs.
+        inner_folds: Folds of that choice.
+        by: The measure that chooses: auc, aupr, average_precision, precision_at_10, enrichment_1pct or bedroc.
+        decoys: What counts as negative in a test fold: unknown takes all pairs not known to interact, as the
+            literature does, measured only those measured as inactive, sampled some unknown ones.
+        ratio: Sampled negatives for each interaction.
+        group_twins: Keep drugs with identical structures and targets with identical sequences in one fold.
+        out: The run directory; each repetition is kept in its ``cells`` folder.
+        jobs: Repetitions at the same time, each in a process with its share of the cores.
+        show_progress: Show progress on standard error.
+        resume: Keep finished repetitions of the run in ``out`` and go on; methods, settings and seeds may be added.
+        overwrite: Replace a finished run in ``out``.
+
+    Raises:
+        InputError: Something handed over is wrong; the message names it and the mend.
+        OutputError: A result could not be written.
+    """
+    own = method_options or {}
+    check_cells(methods, seeds, jobs)
+    check_settings(settings)
+    for name in own:
+        if name not in methods:
+            raise unknown_name("method in method_options", name, methods)
+    options = ScreeningDataOptions(name=data) if isinstance(data, str) else data
+    interactions = with_similarities(load_interactions(options), options)
+    for name in methods:  # before the first cell starts, not in the last one
+        new_screener(name, interactions, own.get(name, {}), seeds[0])
+    twins = identical(interactions)
+    counting = Counting(
+        num_folds=num_folds,
+        decoys=decoys,
+        ratio=ratio,
+        drug_groups=twins.drug_groups if group_twins else None,
+        target_groups=twins.target_groups if group_twins else None,
+    )
+    splits = {setting: _split(interactions, setting, counting, seeds, twins) for setting in settings}
+    config: dict[str, Any] = {
+        "methods": list(methods),
+        "settings": list(settings),
+        "seeds": list(seeds),
+        "num_folds": num_folds,
+        "data": plain(options),
+        "method_options": plain(own),
+        "tuned": tuned,
+        "inner_folds": inner_folds,
+        "by": by,
+        "decoys": decoys,
+        "ratio": ratio,
+        "group_twins": group_twins,
+        "out": str(out),
+        "jobs": jobs,
+    }
+    run = RunDirectory.create(
+        out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE | {"methods", "settings", "seeds"}
+    )
+    protocol = _Protocol(
+        data=interactions,
+        method_options={name: dict(values) for name, values in own.items()},
+        counting=counting,
+        inner=replace(counting, num_folds=inner_folds) if tuned else None,
+        by=by,
+        threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
+        out=run.path,
+    )
+    wanted: list[_Cell] = [(name, setting, seed) for setting in settings for seed in seeds for name in methods]
+    done = {cell: kept(_file(run.path, cell), dict) for cell in wanted if _file(run.path, cell).is_file()}
+    missing = [cell for cell in wanted if cell not in done]
+    clock = CellClock(len(wanted), len(done), show=show_progress)
+    for cell, found in run_jobs(partial(_cell, protocol), missing, jobs):
+        done[cell] = found
+        name, setting, seed = cell
+        scores = [100 * fold[by] for fold in found["folds"]]
+        clock.tick(f"{name} {setting}", seed, sum(scores) / len(scores) if scores else float("nan"), found["seconds"])
+    result: dict[str, Any] = {
+        "data": interactions.describe(),
+        "seeds": list(seeds),
+        "settings": {
+            setting: {
+                **splits[setting],
+                "methods": {name: {str(seed): done[name, setting, seed] for seed in seeds} for name in methods},
+            }
+            for setting in settings
+        },
+        "options": {
+            name: options_of(new_screener(name, interactions, own.get(name, {}), seeds[0])) for name in methods
+        },
+        "decoys": decoys_note(decoys, ratio),
+        "tuned": tuned,
+        "notes": notes_of(tuned=tuned),
+        "environment": environment(),
+        "out": str(out),
+    }
+    run.write_result(result)
+    tables: dict[str, Table] = {
+        setting: evaluation_table(found["methods"]) for setting, found in result["settings"].items()
+    }
+    text = "\n\n".join(f"{setting}\n\n{markdown(table)}" for setting, table in tables.items())
+    write_text_atomic(run.path / "tables.md", text + "\n")
+    command = shlex.join(["stillroom", "screening", "evaluate", "--config", str(run.config), "--out", "NEW_DIRECTORY"])
+    write_page(run.report, evaluation_page(result, config, command))
+    return Evaluation(tables, result, run.path)
+
+
+def check_settings(settings: Sequence[str]) -> None:
+    """Refuse settings that do not exist, and none or one twice.
+
+    Raises:
+        InputError: There is one of these.
+    """
+    known = ("S1", "S2", "S3", "S4")
+    if not settings or len(set(settings)) < len(settings):
+        raise InputError(
+            f"settings are {', '.join(settings) or 'none'}; name each wanted one of {', '.join(known)} once"
+        )
+    for setting in settings:
+        if setting not in known:
+            raise unknown_name("setting", setting, known)
+
+
+def decoys_note(decoys: Decoys, ratio: int) -> str:
+    """Say what counts as negative."""
+    return {
+        "unknown": "Every test pair that is not known to interact counts as negative; some of them do interact.",
+        "measured": "Only pairs measured as inactive count as negative.",
+        "sampled": f"Negatives are sampled from the test pairs not known to interact, {ratio} for each interaction.",
+    }[decoys]
+
+
+def _split(
+    data: Interactions, setting: Setting, counting: Counting, seeds: Sequence[int], twins: Any
+) -> dict[str, Any]:
+    """Describe the folds of a setting: what they are, what they let through."""
+    each = {seed: counting.folds(data, setting, seed) for seed in seeds}
+    counts = leak_counts(data, each[seeds[0]], twins)
+    return {
+        "hashes": {str(seed): split_hash(folds) for seed, folds in each.items()},
+        "folds": len(each[seeds[0]]),
+        "leaks": counts,
+        "notes": leak_notes(counts, setting),
+    }
+
+
+def _file(out: Path, cell: _Cell) -> Path:
+    name, setting, seed = cell
+    return out / "cells" / f"{name}-{setting}-seed{seed}.json"
+
+
+def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
+    """Cross-validate one method under one setting with one seed and write down what was measured."""
+    from threadpoolctl import threadpool_limits
+
+    name, setting, seed = cell
+
+    def measured() -> dict[str, Any]:
+        with nullcontext() if protocol.threads is None else threadpool_limits(protocol.threads):
+            found = cross_validate(
+                name,
+                protocol.data,
+                setting,
+                seed,
+                options=protocol.method_options.get(name, {}),
+                counting=protocol.counting,
+                tuned=None if protocol.inner is None else grid_points(name),
+                inner=protocol.inner,
+                by=protocol.by,
+            )
+        record: dict[str, Any] = plain(found)
+        return record
+
+    return kept(_file(protocol.out, cell), measured)
