@@ -179,9 +179,8 @@ def _sequences(file: Path, data: Interactions) -> list[str]:
         )
     sequences = [found[target] for target in data.targets]
     for position, letters in invalid_residues(sequences):
-        raise InputError(
-            f"{file}: the sequence of {data.targets[position]!r} has letters that are no residues: {letters[:20]!r}"
-        )
+        problem = f"has letters that are no residues: {letters[:20]!r}" if letters else "is empty"
+        raise InputError(f"{file}: the sequence of {data.targets[position]!r} {problem}")
     return sequences
 
 
