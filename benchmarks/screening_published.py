@@ -49,7 +49,7 @@ RELEASED: dict[str, dict[str, dict[str, Any]]] = {
     "wnn_gip": {"as released": {"alpha": 0.8, "decay": 0.8, "psd": "none"}, "repaired": {"alpha": 0.8, "decay": 0.8}},
 }
 
-POWERS = {
+POWERS = {"ridge": [2.0**power for power in range(-5, 2)], "side": [2.0**power for power in range(-5, 3)]}
     name: [2.0**power for power in powers] for name, powers in {"ridge": range(-5, 2), "side": range(-5, 3)}.items()
 }
 # The public driver's ranges; options in one line move together, as they do there.
