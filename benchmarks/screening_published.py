@@ -50,8 +50,6 @@ RELEASED: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 POWERS = {"ridge": [2.0**power for power in range(-5, 2)], "side": [2.0**power for power in range(-5, 3)]}
-    name: [2.0**power for power in powers] for name, powers in {"ridge": range(-5, 2), "side": range(-5, 3)}.items()
-}
 # The public driver's ranges; options in one line move together, as they do there.
 RANGES: dict[str, list[tuple[tuple[str, ...], list[Any]]]] = {
     "net_lap_rls": [
