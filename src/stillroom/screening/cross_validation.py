@@ -23,6 +23,7 @@ __all__ = [
     "SEEDS",
     "Choice",
     "Counting",
+    "check_measure",
     "choose_options",
     "cross_validate",
     "grid_points",
@@ -117,6 +118,16 @@ def score_fold(
     return None if found is None else {**found, "constant": float(scores.min() == scores.max())}
 
 
+def check_measure(by: str) -> None:
+    """Refuse a measure that does not exist.
+
+    Raises:
+        InputError: There is no such one.
+    """
+    if by not in MEASURES:
+        raise unknown_name("measure", by, MEASURES)
+
+
 def grid_points(name: str, grid: Grid | None = None) -> list[dict[str, Any]]:
     """Return every combination of a grid's values; of the method's own grid unless another is given.
 
@@ -148,7 +159,7 @@ def choose_options(
     *,
     options: Mapping[str, Any] | None = None,
     within: Fold | None = None,
-    by: str = "aupr",
+    by: str = "average_precision",
 ) -> Choice:
     """Choose a point of a grid by cross-validation under the same setting, inside the training pairs of a fold.
 
@@ -161,13 +172,13 @@ def choose_options(
         counting: How the inner folds are made and counted.
         options: Options that are not tried.
         within: The outer fold; without it everything may be seen.
-        by: The measure that decides.
+        by: The measure that decides. Not ``aupr``, unless all methods tell pairs apart: where all scores are the same,
+            trapezoids make it one half and more.
 
     Returns:
         The best point with the other options; the first one where no inner fold can be measured.
     """
-    if by not in MEASURES:
-        raise unknown_name("measure", by, MEASURES)
+    check_measure(by)
     folds = counting.folds(data, setting, seed, within)
     scores = []
     for point in points:
@@ -189,7 +200,7 @@ def cross_validate(
     counting: Counting | None = None,
     tuned: Sequence[Mapping[str, Any]] | None = None,
     inner: Counting | None = None,
-    by: str = "aupr",
+    by: str = "average_precision",
     tick: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Measure a method in every fold of one repetition.

@@ -16,13 +16,21 @@ from stillroom.files import plain, write_text_atomic
 from stillroom.hyperparameters import method_options as options_of
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table, markdown
-from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, grid_points, new_screener
+from stillroom.screening.cross_validation import (
+    SEEDS,
+    Counting,
+    check_measure,
+    cross_validate,
+    grid_points,
+    new_screener,
+)
 from stillroom.screening.data.sources import load_interactions
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import identical, leak_counts, leak_notes
+from stillroom.screening.methods import method_class
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Decoys, Setting, split_hash
-from stillroom.screening.report import evaluation_page, evaluation_table, notes_of
+from stillroom.screening.report import evaluation_page, evaluation_table, fold_notes, notes_of
 from stillroom.screening.similarities import with_similarities
 from stillroom.training.jobs import check_cells, kept, run_jobs
 from stillroom.training.progress import CellClock
@@ -68,7 +76,7 @@ def evaluate(
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
     tuned: bool = False,
     inner_folds: int = 5,
-    by: str = "aupr",
+    by: str = "average_precision",
     decoys: Decoys = "unknown",
     ratio: int = 10,
     group_twins: bool = False,
@@ -92,7 +100,8 @@ def evaluate(
         method_options: Method -> its options, where they differ from the defaults.
         tuned: Choose every method's options from its grid, fold by fold, inside the training pairs.
         inner_folds: Folds of that choice.
-        by: The measure that chooses: auc, aupr, average_precision, precision_at_10, enrichment_1pct or bedroc.
+        by: The measure that chooses: average_precision, auc, precision_at_10, enrichment_1pct, bedroc or aupr, whose
+            trapezoids favour options that give all pairs the same score.
         decoys: What counts as negative in a test fold: unknown takes all pairs not known to interact, as the
             literature does, measured only those measured as inactive, sampled some unknown ones.
         ratio: Sampled negatives for each interaction.
@@ -110,6 +119,7 @@ def evaluate(
     own = method_options or {}
     check_cells(methods, seeds, jobs)
     check_settings(settings)
+    check_measure(by)
     for name in own:
         if name not in methods:
             raise unknown_name("method in method_options", name, methods)
@@ -125,7 +135,9 @@ def evaluate(
         drug_groups=twins.drug_groups if group_twins else None,
         target_groups=twins.target_groups if group_twins else None,
     )
-    splits = {setting: _split(interactions, setting, counting, seeds, twins) for setting in settings}
+    splits: dict[Setting, dict[str, Any]] = {
+        setting: _split(interactions, setting, counting, seeds, twins) for setting in settings
+    }
     config: dict[str, Any] = {
         "methods": list(methods),
         "settings": list(settings),
@@ -163,16 +175,13 @@ def evaluate(
         name, setting, seed = cell
         scores = [100 * fold[by] for fold in found["folds"]]
         clock.tick(f"{name} {setting}", seed, sum(scores) / len(scores) if scores else float("nan"), found["seconds"])
+    for setting in settings:
+        found_there = {name: {str(seed): done[name, setting, seed] for seed in seeds} for name in methods}
+        splits[setting] |= {"notes": [*splits[setting]["notes"], *fold_notes(found_there)], "methods": found_there}
     result: dict[str, Any] = {
         "data": interactions.describe(),
         "seeds": list(seeds),
-        "settings": {
-            setting: {
-                **splits[setting],
-                "methods": {name: {str(seed): done[name, setting, seed] for seed in seeds} for name in methods},
-            }
-            for setting in settings
-        },
+        "settings": splits,
         "options": {
             name: options_of(new_screener(name, interactions, own.get(name, {}), seeds[0])) for name in methods
         },
@@ -183,9 +192,7 @@ def evaluate(
         "out": str(out),
     }
     run.write_result(result)
-    tables: dict[str, Table] = {
-        setting: evaluation_table(found["methods"]) for setting, found in result["settings"].items()
-    }
+    tables: dict[str, Table] = {setting: evaluation_table(found["methods"]) for setting, found in splits.items()}
     text = "\n\n".join(f"{setting}\n\n{markdown(table)}" for setting, table in tables.items())
     write_text_atomic(run.path / "tables.md", text + "\n")
     command = shlex.join(["stillroom", "screening", "evaluate", "--config", str(run.config), "--out", "NEW_DIRECTORY"])
@@ -242,6 +249,7 @@ def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
     from threadpoolctl import threadpool_limits
 
     name, setting, seed = cell
+    options = protocol.method_options.get(name, {})
 
     def measured() -> dict[str, Any]:
         with nullcontext() if protocol.threads is None else threadpool_limits(protocol.threads):
@@ -250,9 +258,9 @@ def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
                 protocol.data,
                 setting,
                 seed,
-                options=protocol.method_options.get(name, {}),
+                options=options,
                 counting=protocol.counting,
-                tuned=None if protocol.inner is None else grid_points(name),
+                tuned=None if protocol.inner is None else _open_points(name, options),
                 inner=protocol.inner,
                 by=protocol.by,
             )
@@ -260,3 +268,10 @@ def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
         return record
 
     return kept(_file(protocol.out, cell), measured)
+
+
+def _open_points(name: str, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the points of a method's grid, without the options that are given."""
+    return grid_points(
+        name, {option: values for option, values in method_class(name).grid.items() if option not in fixed}
+    )

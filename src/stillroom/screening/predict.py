@@ -21,9 +21,10 @@ from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, new_screener
 from stillroom.screening.data.sources import load_interactions
 from stillroom.screening.interactions import Interactions
+from stillroom.screening.leaks import identical
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Setting
-from stillroom.screening.report import SETTINGS, prediction_page, prediction_tables
+from stillroom.screening.report import SETTINGS, fold_notes, prediction_page, prediction_tables
 from stillroom.screening.similarities import with_similarities
 from stillroom.training.progress import counting as progress
 from stillroom.training.run import RunDirectory
@@ -116,6 +117,7 @@ def predict(
 ) -> Predictions:
     """Fit a method on everything known and rank the pairs that are not known to interact.
 
+    Where the data say which pairs are inactive, only measured pairs are observed, and only they count in the check.
     Pairs of known drugs and targets, of new drugs, of new targets and of both are ranked each among themselves: their
     scores do not compare.
 
@@ -153,7 +155,7 @@ def predict(
         "out": str(out),
     }
     run = RunDirectory.create(out, config, overwrite=overwrite)
-    screener.fit_matrix(interactions.labels)
+    screener.fit_matrix(interactions.labels, _observed(interactions))
     found: list[Prediction] = []
     notes = []
     for setting, pairs in _by_setting(interactions).items():
@@ -169,7 +171,10 @@ def predict(
             for rank, place in enumerate(ranked(scores, top), 1)
         ]
     settings = list(dict.fromkeys(each.setting for each in found))
-    checks = _checks(method, interactions, method_options or {}, settings, seed, show=show_progress) if check else {}
+    checks: dict[str, Any] = {}
+    if check:
+        checks, told = _checks(method, interactions, method_options or {}, settings, seed, show=show_progress)
+        notes += told
     result: dict[str, Any] = {
         "data": interactions.describe(),
         "method": config["method"],
@@ -238,18 +243,34 @@ def _prediction(data: Interactions, setting: Setting, rank: int, drug: int, targ
 
 def _checks(
     method: str, data: Interactions, options: Mapping[str, Any], settings: Sequence[Setting], seed: int, *, show: bool
-) -> dict[str, Any]:
-    """Cross-validate under the settings that occur; what cannot be split is left out."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Cross-validate under the settings that occur, identical drugs and targets kept together; return notes as well."""
+    twins = identical(data)
+    folds = Counting(
+        decoys="unknown" if _observed(data) is None else "measured",
+        drug_groups=twins.drug_groups,
+        target_groups=twins.target_groups,
+    )
     found: dict[str, Any] = {}
+    notes = []
     for setting in settings:
-        folds = Counting()
         try:
             total = len(folds.folds(data, setting, seed))
-        except InputError:  # too few drugs or targets to hold some out
+        except InputError as error:
+            notes.append(f"{setting} is not checked: {error}")
             continue
         with progress(f"check {setting}", total, show=show) as tell:
-            found[setting] = cross_validate(method, data, setting, seed, options=options, counting=folds, tick=tell)
-    return found
+            checked = cross_validate(method, data, setting, seed, options=options, counting=folds, tick=tell)
+        found[setting] = checked
+        notes += [f"{setting}, checked: {note}" for note in fold_notes({method: {str(seed): checked}})]
+    return found, notes
+
+
+def _observed(data: Interactions) -> Mask | None:
+    """Return the measured pairs where the data say what is inactive; everything counts as observed elsewhere."""
+    if data.measured is None or not (data.measured & (data.labels == 0)).any():
+        return None
+    return data.measured
 
 
 def _csv(found: Sequence[Prediction]) -> str:

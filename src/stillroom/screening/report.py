@@ -15,9 +15,9 @@ __all__ = [
     "SETTINGS",
     "SUPPORT",
     "check_table",
-    "constant_notes",
     "evaluation_page",
     "evaluation_table",
+    "fold_notes",
     "notes_of",
     "points_table",
     "prediction_page",
@@ -35,7 +35,7 @@ SETTINGS = {
 SUPPORT = (
     "Like drug: the most similar drug known to interact with the target. Like target: the most similar target known to "
     "interact with the drug. In brackets the similarity. Scores order the pairs of one setting; they are no "
-    "probabilities unless the method says so."
+    "chances, even where they lie between 0 and 1."
 )
 LEGEND = (
     "Means over folds in percent with 95 % confidence intervals by Student's t (folds share training data, so they are "
@@ -132,13 +132,11 @@ def evaluation_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
         means = {
             name: sum(values) / len(values)
             for name, cells in methods.items()
-            if (values := folds_of(cells, "aupr", 100))
+            if (values := folds_of(cells, "average_precision", 100))
         }
         if means:
             leader = max(means, key=means.__getitem__)
             best.append(f"{leader} for {SETTINGS[setting]} ({means[leader]:.1f} %)")
-        skipped = max(sum(int(cell["skipped"]) for cell in cells.values()) for cells in methods.values())
-        note = f"{skipped} folds had no interaction or no negative to test and are left out. " if skipped else ""
         parts: list[Any] = [evaluation_table(methods)]
         if len(methods) > 1:
             parts.append(differences_table(methods))
@@ -151,9 +149,8 @@ def evaluation_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
         sections.append(
             Section(
                 title=f"{setting}: {SETTINGS[setting]}",
-                text=" ".join([f"{found['folds']} folds a seed.", *found["notes"], *constant_notes(methods)]),
+                text=" ".join([f"{found['folds']} folds a seed.", *found["notes"]]),
                 parts=parts,
-                note=note,
             )
         )
     sections.append(Section(title="How to read it", text=f"{LEGEND} {result['decoys']}"))
@@ -163,7 +160,7 @@ def evaluation_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
         kind="screening evaluation",
         title=f"{count} method{'s' if count > 1 else ''} on {result['data']['name']}, {seeds} "
         f"seed{'s' if seeds > 1 else ''}",
-        headline=f"Highest AUPR: {'; '.join(best)}." if best else "No fold could be measured.",
+        headline=f"Highest average precision: {'; '.join(best)}." if best else "No fold could be measured.",
         sections=sections,
         config=config,
         environment=result["environment"],
@@ -172,9 +169,10 @@ def evaluation_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
     )
 
 
-def constant_notes(methods: Cells) -> list[str]:
-    """Say which methods had nothing to say; the AUPR by trapezoids does not show it."""
-    notes = []
+def fold_notes(methods: Cells) -> list[str]:
+    """Say which folds could not be measured, and where methods had nothing to say: an AUPR by trapezoids hides it."""
+    skipped = max(sum(int(cell["skipped"]) for cell in cells.values()) for cells in methods.values())
+    notes = [f"{skipped} folds held no interaction or no negative to test; left out."] if skipped else []
     for name, cells in methods.items():
         constant = folds_of(cells, "constant")
         if sum(constant):
@@ -248,7 +246,8 @@ def prediction_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
                 text="The same method with the same options, cross-validated on the same data, for each setting the "
                 f"predictions fall under. {LEGEND}",
                 parts=[check_table(result["check"])],
-                note="Every pair not known to interact counts as negative there; some of them do interact.",
+                note="Identical drugs and identical targets stay in one fold. Pairs not known to interact count as "
+                "negative, or only those measured as inactive where the data have any.",
             )
         )
     sections.append(data_section(result["data"]))
@@ -329,7 +328,7 @@ def tuning_page(result: Mapping[str, Any], config: Mapping[str, Any], command: s
         Section(
             title="What the choice is worth",
             text="In every outer fold the options were chosen by inner folds of its training pairs and measured once "
-            f"on its test pairs. {LEGEND} {result['decoys']}",
+            f"on its test pairs. {LEGEND} {' '.join([result['decoys'], *result['notes']])}",
             parts=[tuning_table(result)],
         ),
         Section(

@@ -19,6 +19,7 @@ from stillroom.screening._checks import in_range
 from stillroom.screening.cross_validation import (
     SEEDS,
     Counting,
+    check_measure,
     choose_options,
     grid_points,
     new_screener,
@@ -27,7 +28,7 @@ from stillroom.screening.cross_validation import (
 from stillroom.screening.data.sources import load_interactions
 from stillroom.screening.evaluate import MAY_CHANGE, check_settings, decoys_note
 from stillroom.screening.interactions import Interactions
-from stillroom.screening.leaks import identical
+from stillroom.screening.leaks import identical, leak_counts, leak_notes
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Decoys, Setting
 from stillroom.screening.report import points_table, tuning_page, tuning_table
@@ -75,7 +76,7 @@ def tune(
     data: str | ScreeningDataOptions = "generated",
     grid: Mapping[str, Sequence[Any]] | None = None,
     method_options: Mapping[str, Any] | None = None,
-    by: str = "aupr",
+    by: str = "average_precision",
     num_folds: int = 5,
     inner_folds: int = 5,
     seed: int = SEEDS[0],
@@ -101,7 +102,8 @@ def tune(
         data: The data set and its options.
         grid: Option -> values to try; the method's own grid unless given.
         method_options: Options that are not tried, where they differ from the defaults.
-        by: The measure that chooses: auc, aupr, average_precision, precision_at_10, enrichment_1pct or bedroc.
+        by: The measure that chooses: average_precision, auc, precision_at_10, enrichment_1pct, bedroc or aupr, whose
+            trapezoids favour options that give all pairs the same score.
         num_folds: Outer folds.
         inner_folds: Inner folds.
         seed: Seed of the folds and of the method's draws.
@@ -119,6 +121,7 @@ def tune(
         OutputError: A result could not be written.
     """
     check_settings([setting])
+    check_measure(by)
     in_range("jobs", jobs, 1, whole=True)
     in_range("seed", seed, 0, whole=True)
     points = grid_points(method, grid)
@@ -137,7 +140,8 @@ def tune(
         drug_groups=twins.drug_groups if group_twins else None,
         target_groups=twins.target_groups if group_twins else None,
     )
-    folds = len(outer.folds(interactions, setting, seed))
+    split = outer.folds(interactions, setting, seed)
+    leaks = leak_notes(leak_counts(interactions, split, twins), setting)
     config: dict[str, Any] = {
         "method": method,
         "setting": setting,
@@ -168,7 +172,7 @@ def tune(
         threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
         out=run.path,
     )
-    parts = [*range(folds), WHOLE]
+    parts = [*range(len(split)), WHOLE]
     done = {part: kept(_file(run.path, part), dict) for part in parts if _file(run.path, part).is_file()}
     missing = [part for part in parts if part not in done]
     with progress(f"{method} {setting}, {len(points)} points", len(parts), done=len(done), show=show_progress) as tell:
@@ -183,8 +187,9 @@ def tune(
         "points": plain(points),
         "chosen": done[WHOLE]["options"],
         "scores": done[WHOLE]["scores"],
-        "folds": [done[part] for part in range(folds)],
+        "folds": [done[part] for part in range(len(split))],
         "decoys": decoys_note(decoys, ratio),
+        "notes": leaks,
         "environment": environment(),
         "out": str(out),
     }

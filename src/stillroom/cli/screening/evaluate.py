@@ -12,7 +12,7 @@ from stillroom.cli._output import say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse
 from stillroom.cli.screening._options import add_counting, add_data, arguments, data_of, tell_data
 from stillroom.screening.evaluate import evaluate
-from stillroom.screening.report import LEGEND, SETTINGS, constant_notes
+from stillroom.screening.report import LEGEND, SETTINGS
 
 __all__ = ["build_parser", "run"]
 
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     for setting, table in done.tables.items():
         found = done.result["settings"][setting]
         say(f"{setting}: {SETTINGS[setting]}, {found['folds']} folds a seed", stream)
-        for note in (*found["notes"], *constant_notes(found["methods"])):
+        for note in found["notes"]:
             say(f"  {note}", stream)
         print(file=stream)
         show_table(table, stream)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from stillroom.cli._output import say, show_table
 from stillroom.cli._parser import add_config, new_parser, parse
 from stillroom.cli.screening._options import add_counting, add_data, arguments, data_of, tell_data
 from stillroom.screening.protocols import Setting
+from stillroom.screening.report import LEGEND
 from stillroom.screening.tune import tune
 
 __all__ = ["build_parser", "run"]
@@ -56,7 +56,10 @@ def run(argv: Sequence[str]) -> int:
     print(file=stream)
     show_table(done.points, stream)
     print(file=stream)
+    for sentence in (LEGEND, done.result["decoys"], *done.result["notes"]):
+        say(sentence, stream)
+    print(file=stream)
     words = [f"--method.{name} {json.dumps(value).strip(chr(34))}" for name, value in done.result["chosen"].items()]
-    say(f"chosen: stillroom screening predict --method {shlex.quote(options.method)} {' '.join(words)}", stream)
+    say(f"options for predict: --method {options.method} {' '.join(words)}", stream)
     print(f"report: {done.out / 'report.html'}", file=stream)
     return 0

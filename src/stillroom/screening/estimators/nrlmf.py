@@ -330,7 +330,12 @@ class NRLMF(MatrixScreener):
             ),
         ),
     )
-    grid: ClassVar[Grid] = {"alpha": (0.0625, 0.25, 1.0), "beta": (0.03125, 0.125, 0.5), "learning_rate": (0.5, 1.0)}
+    grid: ClassVar[Grid] = {
+        "lambda_drug": (0.125, 0.5),
+        "lambda_target": (0.125, 0.5),
+        "alpha": (0.25, 1.0),
+        "beta": (0.125, 0.5),
+    }
 
     def __init__(
         self,

@@ -54,7 +54,8 @@ class RLSKron(MatrixScreener):
     """Regularised least squares with the Kronecker product of drug and target kernel.
 
     ``vec F = K (K + sigma I)^-1 vec Y`` with ``K = K_d (x) K_t``, each ``alpha S + (1 - alpha) GIP``. Pairs are similar
-    when both their drugs and their targets are.
+    when both their drugs and their targets are. Pairs that are not observed are regressed on as 0; where drug and
+    target are both new that weighs most, and the order of their pairs can come out reversed.
 
     Args:
         drug_similarity: [m, m], made symmetric.
