@@ -403,8 +403,8 @@ class NRLMF(MatrixScreener):
 
 
 def _nearest(similarity: Array, count: int) -> NDArray[np.intp]:
-    """Return the columns of the largest values of each row; among equals the first."""
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    """Return the columns of the largest values of each row; among equals the last, as in the released code."""
+    return np.argsort(similarity, axis=1, kind="stable")[:, ::-1][:, :count]
 
 
 def _scaled(gradient: Array, squares: Array) -> Array:

@@ -45,7 +45,8 @@ def neighbour_profiles(labels: Array, similarity: Array, new: Mask, *, decay: fl
     weights = weights[weights >= LEAST_WEIGHT]
     completed: Array = labels.astype(np.float64)
     for d in np.flatnonzero(new):
-        nearest = known[np.argsort(-similarity[d, known], kind="stable")[: len(weights)]]
+        # Among equals the last, as in the released code.
+        nearest = known[np.argsort(similarity[d, known], kind="stable")[::-1][: len(weights)]]
         completed[d] += weights @ labels[nearest]
     return completed
 
