@@ -9,9 +9,8 @@ WNN-GIP eigenvalues of the Kronecker product laid out across the labels' axes; "
 these errors; "default" is what stillroom does out of the box. The published figures are those of Liu et al. (2016) for
 new pairs, as far as known. They were made with options chosen on the test folds themselves; ``--search`` does that too,
 one option after the other over the ranges of the public driver, twice, on the folds of the first seed, by AUC (CMF by
-AUPR, as there). Such figures say
-how far a method can be bent and not what it will do: ``stillroom screening evaluate --tuned`` chooses inside the
-training folds. The sets are read from ``STILLROOM_DATA``.
+AUPR, as there). Such figures say how far a method can be bent and not what it will do: ``stillroom screening evaluate
+--tuned`` chooses inside the training folds. The sets are read from ``STILLROOM_DATA``.
 """
 
 from __future__ import annotations
