@@ -15,6 +15,7 @@ __all__ = [
     "Mask",
     "checked_labels",
     "checked_mask",
+    "checked_numbers",
     "checked_pairs",
     "checked_similarity",
     "in_range",
@@ -69,7 +70,7 @@ def checked_similarity(matrix: object, size: int | None, name: str) -> Array:
     """
     if matrix is None:
         raise InputError(f"{name} is missing; give the matrix of similarities [{size or 'N'}, {size or 'N'}]")
-    values = _numbers(matrix, name)
+    values = checked_numbers(matrix, name)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or values.shape[0] == 0:
         raise InputError(f"{name} has shape {list(values.shape)}; it must be square, one row and column each")
     if size is not None and len(values) != size:
@@ -88,7 +89,7 @@ def checked_labels(labels: object) -> Array:
     Raises:
         InputError: They are no matrix, hold something else, or no pair is labelled 1.
     """
-    values = _numbers(labels, "labels")
+    values = checked_numbers(labels, "labels")
     if values.ndim != 2 or 0 in values.shape:
         raise InputError(f"labels have shape {list(values.shape)}; they must be [drugs, targets]")
     odd = np.argwhere((values != 0) & (values != 1))  # NaN is odd too
@@ -103,7 +104,7 @@ def checked_labels(labels: object) -> Array:
     return values
 
 
-def checked_mask(observed: object, shape: tuple[int, int]) -> Mask:
+def checked_mask(observed: object, shape: tuple[int, int], name: str = "observed") -> Mask:
     """Return which pairs are observed, all if nothing is said, as booleans [drugs, targets].
 
     Raises:
@@ -113,9 +114,9 @@ def checked_mask(observed: object, shape: tuple[int, int]) -> Mask:
         return np.ones(shape, dtype=bool)
     mask = np.asarray(observed)
     if mask.shape != shape:
-        raise InputError(f"observed has shape {list(mask.shape)}, the labels {list(shape)}; both are [drugs, targets]")
+        raise InputError(f"{name} has shape {list(mask.shape)}, the labels {list(shape)}; both are [drugs, targets]")
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-        raise InputError("observed holds something else than true and false")
+        raise InputError(f"{name} holds something else than true and false")
     return mask.astype(bool)
 
 
@@ -130,19 +131,24 @@ def checked_pairs(pairs: object, shape: tuple[int, int]) -> NDArray[np.intp]:
         raise InputError(
             f"pairs have shape {list(values.shape)}; each is the position of a drug and of a target, [P, 2]"
         )
-    numbers = np.asarray(_numbers(values, "pairs"))
-    whole = numbers.astype(np.intp) if np.isfinite(numbers).all() else np.full(values.shape, -1)
-    bad = np.flatnonzero((whole != numbers).any(1) | (whole < 0).any(1) | (whole >= shape).any(1))
+    numbers = checked_numbers(values, "pairs")
+    fits = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < shape)  # NaN and infinity are neither
+    bad = np.flatnonzero(~fits.all(axis=1))
     if len(bad):
         drug, target = values[bad[0]]
         raise InputError(
             f"pair {bad[0]} (counted from 0) is drug {drug}, target {target}; positions are whole numbers, drugs "
             f"0..{shape[0] - 1}, targets 0..{shape[1] - 1}"
         )
-    return whole
+    return numbers.astype(np.intp)
 
 
-def _numbers(values: object, name: str) -> Array:
+def checked_numbers(values: object, name: str) -> Array:
+    """Return values as float64.
+
+    Raises:
+        InputError: One is no number.
+    """
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.errors import InputError, unknown_name
 from stillroom.hyperparameters import make_method, method_defaults
+from stillroom.screening._checks import in_range, one_of
 from stillroom.screening.estimators._screener import Grid, Screener
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.methods import method_class
@@ -27,6 +28,7 @@ __all__ = [
     "choose_options",
     "cross_validate",
     "grid_points",
+    "inner_counting",
     "new_screener",
     "score_fold",
 ]
@@ -54,8 +56,15 @@ class Counting:
     drug_groups: NDArray[np.intp] | None = None
     target_groups: NDArray[np.intp] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse values no data could honour."""
+        one_of("decoys", self.decoys, get_args(Decoys))
+        in_range("ratio", self.ratio, 1, whole=True)
+
     def folds(self, data: Interactions, setting: Setting, seed: int, within: Fold | None = None) -> list[Fold]:
         """Return the folds of a repetition, or those inside the training pairs of one of its folds."""
+        if self.decoys == "measured" and data.measured is None:
+            raise InputError("decoys=measured needs data that says which pairs were measured; use unknown or sampled")
         return make_folds(
             data.shape,
             setting,
@@ -71,6 +80,26 @@ class Counting:
         if self.decoys == "measured" and data.measured is not None:
             return fold.train & data.measured
         return fold.train
+
+
+def inner_counting(
+    outer: Counting, inner_folds: int, data: Interactions, settings: Sequence[Setting], seeds: Sequence[int]
+) -> Counting:
+    """Return how the folds of a choice inside the training pairs are made, checked before anything is measured.
+
+    Raises:
+        InputError: The training pairs of an outer fold cannot be split into so many.
+    """
+    in_range("inner_folds", inner_folds, 2, whole=True)
+    inner = replace(outer, num_folds=inner_folds)
+    for setting in settings:
+        for seed in seeds:
+            last = outer.folds(data, setting, seed)[-1]  # it tests the most pairs, and so trains on the fewest
+            try:
+                inner.folds(data, setting, seed, last)
+            except InputError as error:
+                raise InputError(f"inner_folds is {inner_folds}: {error}") from None
+    return inner
 
 
 @dataclass(frozen=True)
@@ -128,17 +157,26 @@ def check_measure(by: str) -> None:
         raise unknown_name("measure", by, MEASURES)
 
 
-def grid_points(name: str, grid: Grid | None = None) -> list[dict[str, Any]]:
-    """Return every combination of a grid's values; of the method's own grid unless another is given.
+def grid_points(name: str, grid: Grid | None = None, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return every combination of a grid's values.
+
+    Args:
+        name: The method.
+        grid: Option -> values to try; the method's own grid, without fixed options, unless given.
+        fixed: Options that have one value.
 
     Raises:
-        InputError: The grid names an option the method does not have, or no value for one.
+        InputError: The grid names an option the method does not have, a fixed one, or no value for one.
     """
     kind = method_class(name)
-    values = dict(kind.grid if grid is None else grid)
+    if grid is None:
+        grid = {option: tried for option, tried in kind.grid.items() if option not in fixed}
+    values = dict(grid)
     for option, tried in values.items():
         if option not in method_defaults(kind):
             raise unknown_name(f"option of {name} in the grid", option, method_defaults(kind))
+        if option in fixed:
+            raise InputError(f"{option} is in the grid and in method_options; name it once")
         if isinstance(tried, str) or not isinstance(tried, Sequence) or not tried:
             raise InputError(f"grid of {name}: {option} needs a list of values to try, not {tried!r}")
     points: list[dict[str, Any]] = [{}]

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from stillroom.screening.cross_validation import (
     check_measure,
     cross_validate,
     grid_points,
+    inner_counting,
     new_screener,
 )
-from stillroom.screening.data.sources import load_interactions
+from stillroom.screening.data.sources import load_interactions, read_from
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import identical, leak_counts, leak_notes
-from stillroom.screening.methods import method_class
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Decoys, Setting, split_hash
 from stillroom.screening.report import evaluation_page, evaluation_table, fold_notes, notes_of
@@ -135,6 +135,7 @@ def evaluate(
         drug_groups=twins.drug_groups if group_twins else None,
         target_groups=twins.target_groups if group_twins else None,
     )
+    inner = inner_counting(counting, inner_folds, interactions, settings, seeds) if tuned else None
     splits: dict[Setting, dict[str, Any]] = {
         setting: _split(interactions, setting, counting, seeds, twins) for setting in settings
     }
@@ -155,18 +156,24 @@ def evaluate(
         "jobs": jobs,
     }
     run = RunDirectory.create(
-        out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE | {"methods", "settings", "seeds"}
+        out,
+        config,
+        overwrite=overwrite,
+        resume=resume,
+        keep=read_from(options),
+        may_change=MAY_CHANGE | {"methods", "settings", "seeds"},
     )
     protocol = _Protocol(
         data=interactions,
         method_options={name: dict(values) for name, values in own.items()},
         counting=counting,
-        inner=replace(counting, num_folds=inner_folds) if tuned else None,
+        inner=inner,
         by=by,
         threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
         out=run.path,
     )
     wanted: list[_Cell] = [(name, setting, seed) for setting in settings for seed in seeds for name in methods]
+    check_same_data(run.path, interactions)
     done = {cell: kept(_file(run.path, cell), dict) for cell in wanted if _file(run.path, cell).is_file()}
     missing = [cell for cell in wanted if cell not in done]
     clock = CellClock(len(wanted), len(done), show=show_progress)
@@ -216,6 +223,19 @@ def check_settings(settings: Sequence[str]) -> None:
             raise unknown_name("setting", setting, known)
 
 
+def check_same_data(out: Path, data: Interactions) -> None:
+    """Write down which data a run is about, or make sure that they are the ones it was about before.
+
+    Raises:
+        InputError: What was measured so far was measured on other data.
+    """
+    file, digest = out / "data.json", data.digest()
+    if kept(file, lambda: {"sha256": digest}).get("sha256") != digest:
+        raise InputError(
+            f"{data.name} is not what it was when {out} was begun; overwrite the run, or name another folder"
+        )
+
+
 def decoys_note(decoys: Decoys, ratio: int) -> str:
     """Say what counts as negative."""
     return {
@@ -260,7 +280,7 @@ def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
                 seed,
                 options=options,
                 counting=protocol.counting,
-                tuned=None if protocol.inner is None else _open_points(name, options),
+                tuned=None if protocol.inner is None else grid_points(name, fixed=options),
                 inner=protocol.inner,
                 by=protocol.by,
             )
@@ -268,10 +288,3 @@ def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
         return record
 
     return kept(_file(protocol.out, cell), measured)
-
-
-def _open_points(name: str, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the points of a method's grid, without the options that are given."""
-    return grid_points(
-        name, {option: values for option, values in method_class(name).grid.items() if option not in fixed}
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from stillroom.screening._checks import Array, Mask, checked_labels, checked_mas
 __all__ = ["Interactions"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
     """Known interactions of m drugs and n targets.
 
@@ -74,7 +75,7 @@ class Interactions:
                 raise InputError(f"{self.name}: {len(texts)} structures or sequences for {size} {kind}s; one each")
         values: dict[str, Any] = {"labels": labels}
         if self.measured is not None:
-            values["measured"] = checked_mask(self.measured, labels.shape)
+            values["measured"] = checked_mask(self.measured, labels.shape, "measured")
             if (labels.astype(bool) & ~values["measured"]).any():
                 raise InputError(f"{self.name}: a pair is labelled 1 and not among the measured ones")
         for name, size in (("drug_similarity", m), ("target_similarity", n)):
@@ -104,6 +105,15 @@ class Interactions:
     def replace(self, **values: Any) -> Interactions:
         """Return the same data with some fields changed, checked again."""
         return replace(self, **values)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what methods see: labels, what was measured, similarities."""
+        digest = hashlib.sha256()
+        for name in ("labels", "measured", "drug_similarity", "target_similarity"):
+            values = getattr(self, name)
+            digest.update(f"{name} {None if values is None else values.shape}".encode())
+            digest.update(b"" if values is None else np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Return the counts as plain data."""

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from stillroom.errors import InputError, unknown_name
+from stillroom.errors import InputError, nearest
 from stillroom.files import plain, write_text_atomic
 from stillroom.hyperparameters import method_options as options_of
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table
 from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, new_screener
-from stillroom.screening.data.sources import load_interactions
+from stillroom.screening.data.sources import load_interactions, read_from
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import identical
 from stillroom.screening.options import ScreeningDataOptions
@@ -139,7 +139,7 @@ def predict(
         OutputError: A result could not be written.
     """
     in_range("top", top, 1, whole=True)
-    in_range("seed", seed, 0, whole=True)
+    in_range("seed", seed, 0, 2**32 - 1, whole=True)
     options = ScreeningDataOptions(name=data) if isinstance(data, str) else data
     interactions = with_similarities(load_interactions(options), options)
     screener = new_screener(method, interactions, method_options or {}, seed)
@@ -154,7 +154,7 @@ def predict(
         "seed": seed,
         "out": str(out),
     }
-    run = RunDirectory.create(out, config, overwrite=overwrite)
+    run = RunDirectory.create(out, config, overwrite=overwrite, keep=read_from(options))
     screener.fit_matrix(interactions.labels, _observed(interactions))
     found: list[Prediction] = []
     notes = []
@@ -212,7 +212,8 @@ def _candidates(data: Interactions, drugs: Sequence[str], targets: Sequence[str]
     for kind, names, wanted, axis in (("drug", data.drugs, drugs, 0), ("target", data.targets, targets, 1)):
         for name in wanted:
             if name not in names:
-                raise unknown_name(kind, name, names)
+                hint = nearest(name, names) or f"; {data.name} has {len(names):,} others"
+                raise InputError(f"unknown {kind} {name!r}{hint}")
         if wanted:
             chosen = np.isin(np.array(names), list(wanted))
             candidates &= chosen[:, None] if axis == 0 else chosen[None, :]

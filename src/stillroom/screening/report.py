@@ -172,7 +172,7 @@ def evaluation_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
 def fold_notes(methods: Cells) -> list[str]:
     """Say which folds could not be measured, and where methods had nothing to say: an AUPR by trapezoids hides it."""
     skipped = max(sum(int(cell["skipped"]) for cell in cells.values()) for cells in methods.values())
-    notes = [f"{skipped} folds held no interaction or no negative to test; left out."] if skipped else []
+    notes = [f"Folds left out, with no interaction or no negative to test: {skipped}."] if skipped else []
     for name, cells in methods.items():
         constant = folds_of(cells, "constant")
         if sum(constant):
@@ -311,7 +311,7 @@ def _best_on_test(result: Mapping[str, Any]) -> list[Mapping[str, float] | None]
 
 def points_table(result: Mapping[str, Any], most: int = 12) -> Table:
     """Return the points of the grid, best first, by the cross-validation on all pairs that chose."""
-    order = sorted(range(len(result["points"])), key=lambda point: -(result["scores"][point] or -math.inf))
+    order = sorted(range(len(result["points"])), key=lambda point: _or_last(result["scores"][point]), reverse=True)
     columns = [Column("options"), Column(f"inner {result['by']}", ".4f"), Column("chosen in folds", "d")]
     rows: list[list[Cell]] = []
     for point in order[:most]:
@@ -319,6 +319,10 @@ def points_table(result: Mapping[str, Any], most: int = 12) -> Table:
         times = sum(options.items() <= fold["options"].items() for fold in result["folds"])
         rows.append([", ".join(f"{name} {value}" for name, value in options.items()), result["scores"][point], times])
     return Table(columns, rows)
+
+
+def _or_last(score: float | None) -> float:
+    return -math.inf if score is None else score
 
 
 def tuning_page(result: Mapping[str, Any], config: Mapping[str, Any], command: str) -> Page:

@@ -6,12 +6,11 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stillroom.errors import InputError
 from stillroom.files import plain
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table
@@ -22,11 +21,12 @@ from stillroom.screening.cross_validation import (
     check_measure,
     choose_options,
     grid_points,
+    inner_counting,
     new_screener,
     score_fold,
 )
-from stillroom.screening.data.sources import load_interactions
-from stillroom.screening.evaluate import MAY_CHANGE, check_settings, decoys_note
+from stillroom.screening.data.sources import load_interactions, read_from
+from stillroom.screening.evaluate import MAY_CHANGE, check_same_data, check_settings, decoys_note
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import identical, leak_counts, leak_notes
 from stillroom.screening.options import ScreeningDataOptions
@@ -124,13 +124,10 @@ def tune(
     check_measure(by)
     in_range("jobs", jobs, 1, whole=True)
     in_range("seed", seed, 0, whole=True)
-    points = grid_points(method, grid)
+    fixed = dict(method_options or {})
+    points = grid_points(method, grid, fixed)
     options = ScreeningDataOptions(name=data) if isinstance(data, str) else data
     interactions = with_similarities(load_interactions(options), options)
-    fixed = dict(method_options or {})
-    for option in fixed:
-        if option in points[0]:
-            raise InputError(f"{option} is in the grid and in method_options; name it once")
     new_screener(method, interactions, fixed, seed)
     twins = identical(interactions)
     outer = Counting(
@@ -140,6 +137,7 @@ def tune(
         drug_groups=twins.drug_groups if group_twins else None,
         target_groups=twins.target_groups if group_twins else None,
     )
+    inner = inner_counting(outer, inner_folds, interactions, [setting], [seed])
     split = outer.folds(interactions, setting, seed)
     leaks = leak_notes(leak_counts(interactions, split, twins), setting)
     config: dict[str, Any] = {
@@ -158,7 +156,8 @@ def tune(
         "out": str(out),
         "jobs": jobs,
     }
-    run = RunDirectory.create(out, config, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE)
+    keep = read_from(options)
+    run = RunDirectory.create(out, config, overwrite=overwrite, resume=resume, keep=keep, may_change=MAY_CHANGE)
     search = _Search(
         method=method,
         data=interactions,
@@ -167,12 +166,13 @@ def tune(
         setting=setting,
         seed=seed,
         outer=outer,
-        inner=replace(outer, num_folds=inner_folds),
+        inner=inner,
         by=by,
         threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
         out=run.path,
     )
     parts = [*range(len(split)), WHOLE]
+    check_same_data(run.path, interactions)
     done = {part: kept(_file(run.path, part), dict) for part in parts if _file(run.path, part).is_file()}
     missing = [part for part in parts if part not in done]
     with progress(f"{method} {setting}, {len(points)} points", len(parts), done=len(done), show=show_progress) as tell:

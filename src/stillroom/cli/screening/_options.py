@@ -51,7 +51,7 @@ def tell_data(result: Mapping[str, Any], *, as_json: bool) -> TextIO:
     stream = sys.stderr if as_json else sys.stdout
     about = result["data"]
     counts = f"{about['drugs']:,} drugs, {about['targets']:,} targets, {about['interactions']:,} interactions"
-    new = [f"{about[f'new_{kind}']:,} {kind} without any" for kind in ("drugs", "targets") if about[f"new_{kind}"]]
+    new = [f"new {kind}: {about[f'new_{kind}']:,}" for kind in ("drugs", "targets") if about[f"new_{kind}"]]
     say(f"{about['name']}: {'; '.join([counts, *new])}", stream)
     for note in about["notes"]:
         say(f"  {note}", stream)

@@ -56,7 +56,9 @@ def run(argv: Sequence[str]) -> int:
     """Rank, print the first pairs, the check, and where the report lies."""
     parser, rest = build_parser(argv)
     options = parse(parser, rest)
-    own = {name: value for name, value in plain(options.method).items() if name != "name"}
+    # An option left at its default is not one the user has set: draws take the seed unless told otherwise.
+    defaults = method_defaults(method_class(options.method.name))
+    own = {name: value for name, value in plain(options.method).items() if name != "name" and value != defaults[name]}
     done = predict(
         method=options.method.name,
         data=data_of(options),

@@ -60,6 +60,6 @@ def run(argv: Sequence[str]) -> int:
         say(sentence, stream)
     print(file=stream)
     words = [f"--method.{name} {json.dumps(value).strip(chr(34))}" for name, value in done.result["chosen"].items()]
-    say(f"options for predict: --method {options.method} {' '.join(words)}", stream)
+    say(f"options for predict, with the same --data: --method {options.method} {' '.join(words)}", stream)
     print(f"report: {done.out / 'report.html'}", file=stream)
     return 0

@@ -23,7 +23,7 @@ from stillroom.screening.kernels.genomic import invalid_residues
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.similarities import similarity_notes
 
-__all__ = ["load_interactions"]
+__all__ = ["load_interactions", "read_from"]
 
 GOLD_STANDARD = "dti-gold-standard"
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -66,6 +66,14 @@ def load_interactions(options: ScreeningDataOptions) -> Interactions:
         notes.append(f"similarity of targets from {options.target_similarity_file.name}")
         notes += similarity_notes(similarity, "similarity of targets")
     return data.replace(notes=notes)
+
+
+def read_from(options: ScreeningDataOptions) -> list[Path]:
+    """Return the files and folders of the user's the data are read from."""
+    kind, _, rest = options.name.partition(":")
+    named = Path(rest or options.name).expanduser()
+    places = (named.parent if kind == "gold" else named, options.fasta, options.target_similarity_file)
+    return [place for place in places if place is not None and place.exists()]
 
 
 def _read_generated(options: ScreeningDataOptions, rest: str) -> Interactions:

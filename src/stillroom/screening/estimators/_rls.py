@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 
 from stillroom.cards import Paper
+from stillroom.errors import InputError
 from stillroom.screening._checks import Array, in_range, one_of
 from stillroom.screening.kernels.algebra import PSD, psd_repaired
 from stillroom.screening.kernels.gip import gip_kernel
@@ -33,11 +34,19 @@ def rls_side(kernel: Array, labels: Array, *, sigma: float = 1.0) -> Array:
     Shapes:
         kernel [m, m], labels [m, n] -> [m, n].
 
+    Raises:
+        InputError: The kernel has an eigenvalue of ``-sigma``.
+
     Example:
         >>> rls_side(np.eye(2), np.eye(2), sigma=1.0).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    fitted: Array = kernel @ np.linalg.solve(kernel + sigma * np.eye(len(kernel)), labels)
+    try:
+        fitted: Array = kernel @ np.linalg.solve(kernel + sigma * np.eye(len(kernel)), labels)
+    except np.linalg.LinAlgError:
+        raise InputError(
+            f"a kernel has {-sigma:g} among its eigenvalues and cannot be regularised; change sigma, or set psd to clip"
+        ) from None
     return fitted
 
 

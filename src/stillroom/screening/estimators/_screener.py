@@ -16,6 +16,7 @@ from stillroom.screening._checks import (
     Mask,
     checked_labels,
     checked_mask,
+    checked_numbers,
     checked_pairs,
     checked_similarity,
 )
@@ -61,7 +62,7 @@ class Screener(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         """
         shape = self._shape()
         pairs = checked_pairs(X, shape)
-        given = np.asarray(y)
+        given = checked_numbers(y, "y")
         if given.shape != (len(pairs),):
             raise InputError(f"y has shape {list(given.shape)} for {len(pairs)} pairs; one label each")
         places = pairs[:, 0] * shape[1] + pairs[:, 1]
@@ -98,8 +99,8 @@ class Screener(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         targets = checked_similarity(self.target_similarity, n, "target_similarity")
         self.classes_: NDArray[np.int64] = np.array([0, 1])
         self.n_features_in_ = 2
-        self.shape_ = (m, n)
         self._fit(seen, mask, drugs, targets)
+        self.shape_ = (m, n)  # last: a fit that failed is none
         return self
 
     def decision_function(self, X: Any) -> Array:

@@ -14,12 +14,14 @@ from stillroom.cards import Card, Quirk
 from stillroom.screening._checks import Array, Mask
 from stillroom.screening.estimators._rls import GIP_PAPER, check_rls_options, profile_and_similarity
 from stillroom.screening.estimators._screener import Grid, MatrixScreener
-from stillroom.screening.kernels.algebra import PSD
+from stillroom.screening.kernels.algebra import PSD, mended_eigenvalues
 
 __all__ = ["RLSKron", "rls_kron"]
 
 
-def rls_kron(drug_kernel: Array, target_kernel: Array, labels: Array, *, sigma: float = 1.0) -> Array:
+def rls_kron(
+    drug_kernel: Array, target_kernel: Array, labels: Array, *, sigma: float = 1.0, psd: PSD = "none"
+) -> Array:
     """Return ``vec F = K (K + sigma I)^-1 vec Y`` for ``K`` the Kronecker product of two kernels, without forming it.
 
     With ``K_d = V_d diag(l_d) V_d^T``, ``K_t`` likewise and ``E[i, j] = l_d[i] l_t[j]``::
@@ -29,10 +31,12 @@ def rls_kron(drug_kernel: Array, target_kernel: Array, labels: Array, *, sigma: 
     It costs two symmetric eigendecompositions, O(m^3 + n^3), and memory for matrices [m, m], [n, n] and [m, n].
 
     Args:
-        drug_kernel: Symmetric, positive semi-definite: eigenvalues whose product comes near ``-sigma`` blow up.
+        drug_kernel: Symmetric. Without repair it has to be positive semi-definite: eigenvalues whose product comes near
+            ``-sigma`` blow up.
         target_kernel: As for drugs.
         labels: Training labels.
         sigma: Strength of the regularisation, above 0.
+        psd: How negative eigenvalues of both kernels are mended: clip, shift, flip or none.
 
     Shapes:
         drug_kernel [m, m], target_kernel [n, n], labels [m, n] -> [m, n].
@@ -43,7 +47,7 @@ def rls_kron(drug_kernel: Array, target_kernel: Array, labels: Array, *, sigma: 
     """
     drug_values, drug_vectors = np.linalg.eigh(drug_kernel)
     target_values, target_vectors = np.linalg.eigh(target_kernel)
-    shrink = np.outer(drug_values, target_values)
+    shrink = np.outer(mended_eigenvalues(drug_values, psd), mended_eigenvalues(target_values, psd))
     shrink /= shrink + sigma
     shrink *= drug_vectors.T @ labels @ target_vectors
     fitted: Array = drug_vectors @ shrink @ target_vectors.T
@@ -110,7 +114,8 @@ class RLSKron(MatrixScreener):
 
     def _scores(self, labels: Array, observed: Mask, drugs: Array, targets: Array) -> Array:
         drug_kernel, target_kernel = (
-            profile_and_similarity(rows, similarity, alpha=self.alpha, gamma=self.gamma, psd=self.psd)
+            profile_and_similarity(rows, similarity, alpha=self.alpha, gamma=self.gamma, psd="none")
             for rows, similarity in ((labels, drugs), (labels.T, targets))
         )
-        return rls_kron(drug_kernel, target_kernel, labels, sigma=self.sigma)
+        # The eigenvalues are mended on the way: repairing the kernels first would decompose them twice.
+        return rls_kron(drug_kernel, target_kernel, labels, sigma=self.sigma, psd=self.psd)

@@ -16,6 +16,7 @@ __all__ = [
     "centre_kernel",
     "combine_kernels",
     "kron_apply",
+    "mended_eigenvalues",
     "normalise_kernel",
     "pairwise_kernel",
     "psd_repaired",
@@ -49,12 +50,29 @@ def psd_repaired(kernel: Array, how: PSD = "clip") -> Array:
     values, vectors = np.linalg.eigh(kernel)
     if values[0] >= 0:
         return kernel
-    if how == "shift":
-        shifted: Array = kernel - values[0] * np.eye(len(kernel))
-        return shifted
-    mended = np.maximum(values, 0.0) if how == "clip" else np.abs(values)
-    repaired: Array = (vectors * mended) @ vectors.T
+    repaired: Array = (vectors * mended_eigenvalues(values, how)) @ vectors.T
     return repaired
+
+
+def mended_eigenvalues(values: Array, how: PSD = "clip") -> Array:
+    """Return the eigenvalues a kernel has after :func:`psd_repaired`; its eigenvectors stay.
+
+    Args:
+        values: Ascending, [N].
+        how: What happens to negative ones.
+
+    Example:
+        >>> mended_eigenvalues(np.array([-1.0, 3.0]), "shift").tolist()
+        [0.0, 4.0]
+    """
+    if how == "none" or values[0] >= 0:
+        return values
+    mended: Array = {
+        "clip": np.maximum(values, 0.0),
+        "flip": np.abs(values),
+        "shift": values - values[0],
+    }[how]
+    return mended
 
 
 def smallest_eigenvalue(kernel: Array) -> float:
