@@ -239,7 +239,7 @@ def cross_validate(
     tuned: Sequence[Mapping[str, Any]] | None = None,
     inner: Counting | None = None,
     by: str = "average_precision",
-    tick: Callable[[int], None] = lambda done: None,
+    tick: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a method in every fold of one repetition.
 
@@ -278,7 +278,8 @@ def cross_validate(
         else:
             measured.append(found)
             chosen.append(own)
-        tick(number)
+        if tick is not None:
+            tick(number)
     return {
         "folds": measured,
         "skipped": skipped,
