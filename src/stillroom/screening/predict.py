@@ -117,7 +117,8 @@ def predict(
 ) -> Predictions:
     """Fit a method on everything known and rank the pairs that are not known to interact.
 
-    Where the data say which pairs are inactive, only measured pairs are observed, and only they count in the check.
+    Where the data say which pairs are inactive, only measured pairs are observed, and only they count in the check;
+    elsewhere all pairs of drugs and targets with a known interaction are.
     Pairs of known drugs and targets, of new drugs, of new targets and of both are ranked each among themselves: their
     scores do not compare.
 
@@ -248,7 +249,7 @@ def _checks(
     """Cross-validate under the settings that occur, identical drugs and targets kept together; return notes as well."""
     twins = identical(data)
     folds = Counting(
-        decoys="unknown" if _observed(data) is None else "measured",
+        decoys="measured" if _measured_inactive(data) else "unknown",
         drug_groups=twins.drug_groups,
         target_groups=twins.target_groups,
     )
@@ -268,10 +269,17 @@ def _checks(
 
 
 def _observed(data: Interactions) -> Mask | None:
-    """Return the measured pairs where the data say what is inactive; everything counts as observed elsewhere."""
-    if data.measured is None or not (data.measured & (data.labels == 0)).any():
-        return None
-    return data.measured
+    """Return the measured pairs where the data say what is inactive, else those of known drugs and targets.
+
+    Of a new drug nothing is known, as of one that a check holds out.
+    """
+    if _measured_inactive(data):
+        return data.measured
+    return _by_setting(data)["S1"]
+
+
+def _measured_inactive(data: Interactions) -> bool:
+    return data.measured is not None and bool((data.measured & (data.labels == 0)).any())
 
 
 def _csv(found: Sequence[Prediction]) -> str:

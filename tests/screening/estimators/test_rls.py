@@ -152,3 +152,32 @@ def test_a_system_that_has_no_solution_is_one_line() -> None:
     crossed = np.array([[0.0, 1.0], [1.0, 0.0]])  # eigenvalues -1 and 1: with sigma 1 nothing can be solved
     with pytest.raises(InputError, match=r"sigma[^\n]*psd"):
         RLSAvg(crossed, np.eye(2), alpha=1.0, psd="none").fit_matrix(np.eye(2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(), st.sampled_from([0.5, 1.0]), st.data())
+def test_drugs_and_targets_without_an_observed_pair_are_scored_through_their_similarity(
+    problem: tuple[Array, Array, Array], sigma: float, data: st.DataObject
+) -> None:
+    labels, drugs, targets = problem
+    row, column = np.argwhere(labels)[0]
+    seen_drugs, seen_targets = (
+        np.array([data.draw(st.booleans()) or place == known for place in range(size)])
+        for size, known in ((len(drugs), row), (len(targets), column))
+    )
+    model = RLSKron(drugs, targets, alpha=1.0, sigma=sigma)
+    scores = model.fit_matrix(labels, np.outer(seen_drugs, seen_targets)).scores_
+    product = np.kron(drugs, targets)
+    seen = np.outer(seen_drugs, seen_targets).ravel()
+    regular = product[np.ix_(seen, seen)] + sigma * np.eye(seen.sum())
+    dense = product[:, seen] @ np.linalg.solve(regular, labels.ravel()[seen])
+    np.testing.assert_allclose(scores, dense.reshape(labels.shape), atol=1e-9)
+
+
+def test_pairs_new_on_both_sides_are_not_ranked_the_wrong_way_round() -> None:
+    labels = np.kron(np.eye(3), np.ones((4, 4)))  # drugs of a family interact with the targets of one
+    similarity = np.kron(np.eye(3), np.ones((4, 4))) * 0.5 + 0.3 + 0.2 * np.eye(12)
+    known = np.arange(12) % 4 > 0
+    model = RLSKron(similarity, similarity).fit_matrix(labels, np.outer(known, known))
+    scores = model.scores_[np.ix_(~known, ~known)]
+    assert scores[np.eye(3, dtype=bool)].min() > scores[~np.eye(3, dtype=bool)].max()

@@ -8,11 +8,11 @@ import numpy as np
 
 from stillroom.cards import Paper
 from stillroom.errors import InputError
-from stillroom.screening._checks import Array, in_range, one_of
+from stillroom.screening._checks import Array, Mask, in_range, one_of
 from stillroom.screening.kernels.algebra import PSD, psd_repaired
 from stillroom.screening.kernels.gip import gip_kernel
 
-__all__ = ["GIP_PAPER", "check_rls_options", "profile_and_similarity", "rls_side"]
+__all__ = ["GIP_PAPER", "check_rls_options", "profile_and_similarity", "rls_side", "seen_and_cross_kernel"]
 
 GIP_PAPER = Paper(
     title="Gaussian interaction profile kernels for predicting drug-target interaction",
@@ -73,6 +73,32 @@ def profile_and_similarity(
         kernel[new, :] = similarity[new, :]
         kernel[:, new] = similarity[:, new]
     return psd_repaired(kernel, psd)
+
+
+def seen_and_cross_kernel(
+    labels: Array, seen: Mask, similarity: Array, *, alpha: float, gamma: float, psd: PSD
+) -> tuple[Array, Array]:
+    """Return the kernel of the rows that are seen, and that of all rows with these.
+
+    A row of which no pair is observed takes no part in the regression: its zeros say nothing, and its empty profile
+    resembles other empty ones. Its scores come through its similarity to those that are seen.
+
+    Args:
+        labels: Training labels, a row for each row of the similarity.
+        seen: Rows with an observed pair.
+        similarity: Symmetric.
+        alpha: Weight of the similarity.
+        gamma: Bandwidth of the profile kernel.
+        psd: How negative eigenvalues are mended.
+
+    Shapes:
+        labels [m, n], seen [m], similarity [m, m] -> [s, s], [m, s].
+    """
+    rows = np.flatnonzero(seen)
+    kernel = profile_and_similarity(labels[rows], similarity[np.ix_(rows, rows)], alpha=alpha, gamma=gamma, psd=psd)
+    cross = similarity[:, rows]
+    cross[rows] = kernel
+    return kernel, cross
 
 
 def check_rls_options(alpha: float, gamma: float, sigma: float, psd: str) -> None:

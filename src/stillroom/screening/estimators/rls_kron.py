@@ -12,9 +12,14 @@ import numpy as np
 
 from stillroom.cards import Card, Quirk
 from stillroom.screening._checks import Array, Mask
-from stillroom.screening.estimators._rls import GIP_PAPER, check_rls_options, profile_and_similarity
+from stillroom.screening.estimators._rls import (
+    GIP_PAPER,
+    check_rls_options,
+    profile_and_similarity,
+    seen_and_cross_kernel,
+)
 from stillroom.screening.estimators._screener import Grid, MatrixScreener
-from stillroom.screening.kernels.algebra import PSD, mended_eigenvalues
+from stillroom.screening.kernels.algebra import PSD, kron_apply, mended_eigenvalues
 
 __all__ = ["RLSKron", "rls_kron"]
 
@@ -58,8 +63,8 @@ class RLSKron(MatrixScreener):
     """Regularised least squares with the Kronecker product of drug and target kernel.
 
     ``vec F = K (K + sigma I)^-1 vec Y`` with ``K = K_d (x) K_t``, each ``alpha S + (1 - alpha) GIP``. Pairs are similar
-    when both their drugs and their targets are. Pairs that are not observed are regressed on as 0; where drug and
-    target are both new that weighs most, and the order of their pairs can come out reversed.
+    when both their drugs and their targets are. A drug or target of which no pair is observed takes no part in the
+    regression and is scored through its similarity alone; other pairs that are not observed are regressed on as 0.
 
     Args:
         drug_similarity: [m, m], made symmetric.
@@ -87,6 +92,12 @@ class RLSKron(MatrixScreener):
                 "target (PyDTI's WNN-GIP): wrong wherever the two spectra differ",
                 default="paper",
             ),
+            Quirk(
+                paper="all pairs that are not known to interact are regressed on as 0",
+                code="the same, also those of a drug or target that is held out, which reverses the order of pairs "
+                "that are new on both sides; here one without any observed pair is left out of the regression",
+                default="neither",
+            ),
         ),
     )
     grid: ClassVar[Grid] = {"alpha": (0.25, 0.5, 0.75), "sigma": (0.25, 1.0)}
@@ -113,9 +124,17 @@ class RLSKron(MatrixScreener):
         check_rls_options(self.alpha, self.gamma, self.sigma, self.psd)
 
     def _scores(self, labels: Array, observed: Mask, drugs: Array, targets: Array) -> Array:
-        drug_kernel, target_kernel = (
-            profile_and_similarity(rows, similarity, alpha=self.alpha, gamma=self.gamma, psd="none")
-            for rows, similarity in ((labels, drugs), (labels.T, targets))
-        )
-        # The eigenvalues are mended on the way: repairing the kernels first would decompose them twice.
-        return rls_kron(drug_kernel, target_kernel, labels, sigma=self.sigma, psd=self.psd)
+        options: dict[str, Any] = {"alpha": self.alpha, "gamma": self.gamma}
+        seen_drugs: Mask = observed.sum(axis=1) > 0
+        seen_targets: Mask = observed.sum(axis=0) > 0
+        if seen_drugs.all() and seen_targets.all():
+            drug_kernel = profile_and_similarity(labels, drugs, psd="none", **options)
+            target_kernel = profile_and_similarity(labels.T, targets, psd="none", **options)
+            # The eigenvalues are mended on the way: repairing the kernels first would decompose them twice.
+            return rls_kron(drug_kernel, target_kernel, labels, sigma=self.sigma, psd=self.psd)
+        drug_kernel, drug_cross = seen_and_cross_kernel(labels, seen_drugs, drugs, psd=self.psd, **options)
+        target_kernel, target_cross = seen_and_cross_kernel(labels.T, seen_targets, targets, psd=self.psd, **options)
+        seen = labels[np.ix_(seen_drugs, seen_targets)]
+        # (K + sigma I) a = y, so that a = (y - K a) / sigma.
+        dual = (seen - rls_kron(drug_kernel, target_kernel, seen, sigma=self.sigma)) / self.sigma
+        return kron_apply(drug_cross, target_cross, dual)
