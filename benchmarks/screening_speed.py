@@ -241,7 +241,7 @@ def blm(model: Any, labels: Array, observed: Mask, pairs: Pairs) -> Array:
 
     def side(known: Array, similarity: Array) -> Array:
         seen = observed if known is labels else observed.T
-        kernel, scores = profile_kernel(known, similarity, model), np.zeros(known.shape)
+        kernel, scores = profile_kernel(known, similarity, model), np.full(known.shape, np.nan)
         for t in range(known.shape[1]):
             o, y = np.flatnonzero(seen[:, t]), known[seen[:, t], t]
             inner, outer = kernel[np.ix_(o, o)], kernel[:, o]
@@ -252,7 +252,8 @@ def blm(model: Any, labels: Array, observed: Mask, pairs: Pairs) -> Array:
                 scores[:, t] = (machine.decision_function(outer) + 1) / 2
         return scores
 
-    return at(np.maximum(*both_sides(side, labels, model)), pairs)
+    # A side without a model has no say, and without either the score is 0.
+    return at(np.nan_to_num(np.fmax(*both_sides(side, labels, model))), pairs)
 
 
 def blm_nii(model: Any, labels: Array, observed: Mask, pairs: Pairs) -> Array:

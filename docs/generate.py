@@ -42,7 +42,7 @@ NOTICE = "<!-- Written by docs/generate.py from the class and its card; edit tho
 
 STANDING = {
     "verified": "agrees with the released code on golden numbers",
-    "derived": "written from the published equations; there is no released code",
+    "derived": "written from the published equations, not compared with released code",
     "reconstructed": "rebuilt from an abstract; neither code nor the full equations were at hand",
 }
 READS = {

@@ -36,7 +36,7 @@ class Card:
     """What every method class carries as ``card``.
 
     ``standing`` is *verified* (agrees with the released code on golden numbers), *derived* (from published
-    equations, no code) or *reconstructed* (from the abstract only).
+    equations, not compared with code) or *reconstructed* (from the abstract only).
     """
 
     name: str  # lower case short name, the one the command line takes

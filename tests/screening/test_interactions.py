@@ -96,7 +96,7 @@ def test_fields_cannot_be_set() -> None:
         ({"targets": ["x", "z", "z"]}, "toy: the target 'z' stands 2 times; once each"),
         ({"smiles": ["C"]}, "toy: 1 structures or sequences for 2 drugs; one each"),
         ({"sequences": ["M"]}, "toy: 1 structures or sequences for 3 targets; one each"),
-        ({"measured": np.ones((3, 2))}, "measured has shape [3, 2], the labels [2, 3]"),
+        ({"measured": np.ones((3, 2))}, "measured has shape [3, 2]; it must be [2, 3]"),
         ({"measured": [[1, 0, 0], [0, 0, 0]]}, "toy: a pair is labelled 1 and not among the measured ones"),
         ({"drug_similarity": np.eye(3)}, "drug_similarity has 3 rows, but the labels have 2 drugs"),
         ({"target_similarity": np.eye(2)}, "target_similarity has 2 rows, but the labels have 3 targets"),

@@ -367,7 +367,7 @@ def test_a_bad_similarity_is_one_line_that_names_it(method: str, changed: dict[s
         (np.ones(3), None, "labels have shape [3]; they must be [drugs, targets]"),
         (np.full(SHAPE, 0.5), None, "the label of drug 0 and target 0 (counted from 0) is 0.5; labels are 0 or 1, set"),
         (np.ones(SHAPE), np.zeros(SHAPE, dtype=bool), "no observed pair is labelled 1"),
-        (np.ones(SHAPE), np.ones((2, 2)), "observed has shape [2, 2], the labels [13, 9]"),
+        (np.ones(SHAPE), np.ones((2, 2)), "observed has shape [2, 2]; it must be [13, 9]"),
         (np.ones(SHAPE), np.full(SHAPE, 2), "observed holds something else than true and false"),
     ],
 )

@@ -108,7 +108,7 @@ def _show(method: dict[str, Any]) -> None:
             f"{paper['authors']}. {paper['title']}. {paper['venue']} {paper['year']}. {paper['identifier']}",
             markup=False,
         )
-    console.print("\nhyperparameters (paper's defaults)")
+    console.print("\nhyperparameters" + ("" if method["family"] == "screening" else " (paper's defaults)"))
     for option, value in method["defaults"].items():
         prefix = "" if method["family"] in guarding.KINDS else "--method."
         console.print(f"  {prefix}{option} {value}", markup=False)

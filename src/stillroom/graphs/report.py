@@ -10,7 +10,7 @@ from stillroom.cards import Card
 from stillroom.graphs.training import TrainedGroup
 from stillroom.reports.page import Figure, Page, Section
 from stillroom.reports.plots import seed_strip, training_curves
-from stillroom.reports.tables import Cell, Column, Table, mean_ci, paired_difference
+from stillroom.reports.tables import Cell, Column, Table, interval_text, mean_ci, paired_difference
 
 __all__ = ["LEGEND", "bench_page", "bench_table", "data_table", "distill_page", "group_table"]
 
@@ -167,19 +167,16 @@ def bench_table(cells: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) 
     rows: list[list[Cell]] = []
     for name, each in cells.items():
         means = [float(cell["test_mean"]) for cell in each]
-        row: list[Cell] = [name, _interval(*mean_ci(means))]
+        row: list[Cell] = [name, interval_text(*mean_ci(means))]
         if paired:
             base = [float(cell["test_mean"]) for cell in cells[BASELINE]]
-            row.append(None if name == BASELINE else _interval(*paired_difference(means, base), sign="+"))
-        row += [_interval(*mean_ci([float(cell[f"test_{key}"]) for cell in each])) for key in ("chosen", "ensemble")]
+            row.append(None if name == BASELINE else interval_text(*paired_difference(means, base), sign="+"))
+        row += [
+            interval_text(*mean_ci([float(cell[f"test_{key}"]) for cell in each])) for key in ("chosen", "ensemble")
+        ]
         row.append(sum(float(cell["test_spread"]) for cell in each) / len(each))
         rows.append(row)
     return Table(columns, rows)
-
-
-def _interval(mean: float, half_width: float, *, sign: str = "") -> str:
-    spread = "" if math.isnan(half_width) else f" ± {half_width:.2f}"
-    return f"{mean:{sign}.2f}{spread}"
 
 
 def bench_page(

@@ -12,7 +12,7 @@ from stillroom.errors import InputError, MissingExtraError
 from stillroom.files import write_text_atomic
 from stillroom.reports import plots
 from stillroom.reports.changes import ClassChanges
-from stillroom.reports.tables import Cell, Column, Table, mean_ci, paired_difference, scaled
+from stillroom.reports.tables import Cell, Column, Table, interval_text, mean_ci, paired_difference, scaled
 
 if TYPE_CHECKING:
     from stillroom.reports.page import Section
@@ -188,8 +188,7 @@ def bench_table(report: BenchReport) -> Table:
 
 
 def _interval(mean: float, half_width: float, *, sign: str) -> str:
-    spread = "" if math.isnan(half_width) else f" ± {100 * half_width:.2f}"
-    return f"{100 * mean:{sign}.2f}{spread}"
+    return interval_text(100 * mean, 100 * half_width, sign=sign)
 
 
 def _bench_headline(report: BenchReport) -> str:

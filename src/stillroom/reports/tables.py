@@ -12,7 +12,18 @@ from typing import TextIO
 
 from stillroom.errors import InputError, MissingExtraError
 
-__all__ = ["Cell", "Column", "Table", "markdown", "mean_ci", "paired_difference", "print_table", "scaled", "text"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Table",
+    "interval_text",
+    "markdown",
+    "mean_ci",
+    "paired_difference",
+    "print_table",
+    "scaled",
+    "text",
+]
 
 Cell = str | int | float | None
 
@@ -124,6 +135,17 @@ def mean_ci(values: Sequence[float], *, level: float = 0.95) -> tuple[float, flo
         raise MissingExtraError("scipy", "vision") from error
     quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
     return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def interval_text(mean: float, half_width: float, *, digits: int = 2, sign: str = "") -> str:
+    """Return a mean with its half width as it stands in tables; the mean alone where there is no half width.
+
+    Example:
+        >>> interval_text(91.0, 2.484), interval_text(0.5, float("nan"), digits=1, sign="+")
+        ('91.00 ± 2.48', '+0.5')
+    """
+    spread = "" if math.isnan(half_width) else f" ± {half_width:.{digits}f}"
+    return f"{mean:{sign}.{digits}f}{spread}"
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:

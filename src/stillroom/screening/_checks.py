@@ -22,6 +22,7 @@ __all__ = [
     "one_of",
 ]
 
+LARGEST = 1e15  # similarity; squares of larger ones leave no digits of anything else
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -66,7 +67,7 @@ def checked_similarity(matrix: object, size: int | None, name: str) -> Array:
     """Return a similarity matrix as float64 [size, size], made symmetric as ``(S + S^T) / 2``.
 
     Raises:
-        InputError: It is missing, not square, of another size, or holds NaN or infinity.
+        InputError: It is missing, not square, of another size, or holds NaN, infinity or huge values.
     """
     if matrix is None:
         raise InputError(f"{name} is missing; give the matrix of similarities [{size or 'N'}, {size or 'N'}]")
@@ -79,6 +80,8 @@ def checked_similarity(matrix: object, size: int | None, name: str) -> Array:
     if len(bad):
         row, column = bad[0]
         raise InputError(f"{name} is {values[row, column]} in row {row}, column {column} (counted from 0); replace it")
+    if np.abs(values).max() > LARGEST:
+        raise InputError(f"{name} holds values up to {np.abs(values).max():.3g}; bring similarities to 0..1")
     symmetric: Array = (values + values.T) / 2
     return symmetric
 
@@ -114,7 +117,7 @@ def checked_mask(observed: object, shape: tuple[int, int], name: str = "observed
         return np.ones(shape, dtype=bool)
     mask = np.asarray(observed)
     if mask.shape != shape:
-        raise InputError(f"{name} has shape {list(mask.shape)}, the labels {list(shape)}; both are [drugs, targets]")
+        raise InputError(f"{name} has shape {list(mask.shape)}; it must be {list(shape)}, [drugs, targets]")
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         raise InputError(f"{name} holds something else than true and false")
     return mask.astype(bool)

@@ -153,8 +153,7 @@ def check_measure(by: str) -> None:
     Raises:
         InputError: There is no such one.
     """
-    if by not in MEASURES:
-        raise unknown_name("measure", by, MEASURES)
+    one_of("measure", by, MEASURES)
 
 
 def grid_points(name: str, grid: Grid | None = None, fixed: Collection[str] = ()) -> list[dict[str, Any]]:

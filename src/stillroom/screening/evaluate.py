@@ -9,13 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import plain, write_text_atomic
 from stillroom.hyperparameters import method_options as options_of
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table, markdown
+from stillroom.screening._checks import one_of
 from stillroom.screening.cross_validation import (
     SEEDS,
     Counting,
@@ -213,14 +214,13 @@ def check_settings(settings: Sequence[str]) -> None:
     Raises:
         InputError: There is one of these.
     """
-    known = ("S1", "S2", "S3", "S4")
+    known = get_args(Setting)
     if not settings or len(set(settings)) < len(settings):
         raise InputError(
             f"settings are {', '.join(settings) or 'none'}; name each wanted one of {', '.join(known)} once"
         )
     for setting in settings:
-        if setting not in known:
-            raise unknown_name("setting", setting, known)
+        one_of("setting", setting, known)
 
 
 def check_same_data(out: Path, data: Interactions) -> None:
@@ -249,11 +249,11 @@ def _split(
     data: Interactions, setting: Setting, counting: Counting, seeds: Sequence[int], twins: Any
 ) -> dict[str, Any]:
     """Describe the folds of a setting: what they are, what they let through."""
-    each = {seed: counting.folds(data, setting, seed) for seed in seeds}
-    counts = leak_counts(data, each[seeds[0]], twins)
+    first = counting.folds(data, setting, seeds[0])
+    counts = leak_counts(data, first, twins)
     return {
-        "hashes": {str(seed): split_hash(folds) for seed, folds in each.items()},
-        "folds": len(each[seeds[0]]),
+        "hashes": {str(seed): split_hash(counting.folds(data, setting, seed)) for seed in seeds},
+        "folds": len(first),
         "leaks": counts,
         "notes": leak_notes(counts, setting),
     }
@@ -273,17 +273,20 @@ def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
 
     def measured() -> dict[str, Any]:
         with nullcontext() if protocol.threads is None else threadpool_limits(protocol.threads):
-            found = cross_validate(
-                name,
-                protocol.data,
-                setting,
-                seed,
-                options=options,
-                counting=protocol.counting,
-                tuned=None if protocol.inner is None else grid_points(name, fixed=options),
-                inner=protocol.inner,
-                by=protocol.by,
-            )
+            try:
+                found = cross_validate(
+                    name,
+                    protocol.data,
+                    setting,
+                    seed,
+                    options=options,
+                    counting=protocol.counting,
+                    tuned=None if protocol.inner is None else grid_points(name, fixed=options),
+                    inner=protocol.inner,
+                    by=protocol.by,
+                )
+            except InputError as error:
+                raise InputError(f"{name}, {setting}, seed {seed}: {error}") from None
         record: dict[str, Any] = plain(found)
         return record
 

@@ -21,7 +21,7 @@ from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, new_screener
 from stillroom.screening.data.sources import load_interactions, read_from
 from stillroom.screening.interactions import Interactions
-from stillroom.screening.leaks import identical
+from stillroom.screening.leaks import Twins, identical
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Setting
 from stillroom.screening.report import SETTINGS, fold_notes, prediction_page, prediction_tables
@@ -145,8 +145,13 @@ def predict(
     interactions = with_similarities(load_interactions(options), options)
     screener = new_screener(method, interactions, method_options or {}, seed)
     candidates = _candidates(interactions, drug, target)
+    twins = identical(interactions)
     config: dict[str, Any] = {
-        "method": {"name": method, **options_of(screener)},
+        # Draws are seeded by the run's seed.
+        "method": {
+            "name": method,
+            **{key: value for key, value in options_of(screener).items() if key != "random_state"},
+        },
         "data": plain(options),
         "top": top,
         "drug": list(drug),
@@ -174,7 +179,7 @@ def predict(
     settings = list(dict.fromkeys(each.setting for each in found))
     checks: dict[str, Any] = {}
     if check:
-        checks, told = _checks(method, interactions, method_options or {}, settings, seed, show=show_progress)
+        checks, told = _checks(method, interactions, method_options or {}, settings, seed, twins, show=show_progress)
         notes += told
     result: dict[str, Any] = {
         "data": interactions.describe(),
@@ -244,10 +249,16 @@ def _prediction(data: Interactions, setting: Setting, rank: int, drug: int, targ
 
 
 def _checks(
-    method: str, data: Interactions, options: Mapping[str, Any], settings: Sequence[Setting], seed: int, *, show: bool
+    method: str,
+    data: Interactions,
+    options: Mapping[str, Any],
+    settings: Sequence[Setting],
+    seed: int,
+    twins: Twins,
+    *,
+    show: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Cross-validate under the settings that occur, identical drugs and targets kept together; return notes as well."""
-    twins = identical(data)
     folds = Counting(
         decoys="measured" if _measured_inactive(data) else "unknown",
         drug_groups=twins.drug_groups,
@@ -258,11 +269,11 @@ def _checks(
     for setting in settings:
         try:
             total = len(folds.folds(data, setting, seed))
+            with progress(f"check {setting}", total, show=show) as tell:
+                checked = cross_validate(method, data, setting, seed, options=options, counting=folds, tick=tell)
         except InputError as error:
             notes.append(f"{setting} is not checked: {error}")
             continue
-        with progress(f"check {setting}", total, show=show) as tell:
-            checked = cross_validate(method, data, setting, seed, options=options, counting=folds, tick=tell)
         found[setting] = checked
         notes += [f"{setting}, checked: {note}" for note in fold_notes({method: {str(seed): checked}})]
     return found, notes

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.errors import InputError
-from stillroom.screening._checks import Array, Mask, checked_labels, in_range, one_of
+from stillroom.screening._checks import Array, Mask, checked_labels, checked_mask, in_range, one_of
 
 __all__ = ["Decoys", "Fold", "Setting", "counted_pairs", "make_folds", "split_hash"]
 
@@ -96,7 +96,7 @@ def make_folds(
     in_range("num_folds", num_folds, 2, whole=True)
     for name, size in zip(("number of drugs", "number of targets"), shape, strict=True):
         in_range(name, size, 1, whole=True)
-    usable = np.ones(shape, dtype=bool) if within is None else _checked("within", within, shape)
+    usable = checked_mask(within, shape, "within")
     drugs, targets = _numbers("drug", drug_groups, shape[0]), _numbers("target", target_groups, shape[1])
     usable_drugs, usable_targets = np.asarray(usable.any(axis=1)), np.asarray(usable.any(axis=0))
     random = np.random.RandomState(seed)
@@ -182,27 +182,18 @@ def counted_pairs(
     in_range("ratio", ratio, 1, whole=True)
     in_range("seed", seed, 0, whole=True)
     shape = (fold.test.shape[0], fold.test.shape[1])
-    known = _checked("labels", checked_labels(labels), shape)
+    known = checked_mask(checked_labels(labels), shape, "labels")
     if decoys == "unknown":
         return fold.test.copy()
     if decoys == "measured":
         if measured is None:
             raise InputError("decoys=measured needs data that says which pairs were measured; use unknown or sampled")
-        return fold.test & _checked("measured", measured, shape)
+        return fold.test & checked_mask(measured, shape, "measured")
     counted = fold.test & known
     zeros = np.flatnonzero(fold.test & ~known)
     wanted = min(ratio * int(counted.sum()), len(zeros))
     counted.flat[np.random.default_rng(seed).choice(zeros, size=wanted, replace=False)] = True
     return counted
-
-
-def _checked(name: str, mask: object, shape: tuple[int, int]) -> Mask:
-    values = np.asarray(mask)
-    if values.shape != shape:
-        raise InputError(f"{name} has shape {list(values.shape)}; it must be {list(shape)}, [drugs, targets]")
-    if values.dtype != bool and not np.isin(values, (0, 1)).all():
-        raise InputError(f"{name} holds something else than true and false")
-    return values.astype(bool)
 
 
 def _numbers(kind: str, groups: NDArray[Any] | None, size: int) -> NDArray[np.intp]:

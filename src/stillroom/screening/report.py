@@ -8,7 +8,7 @@ from typing import Any
 
 from stillroom.reports.page import Figure, Gallery, Page, Section
 from stillroom.reports.plots import seed_strip
-from stillroom.reports.tables import Cell, Column, Table, mean_ci, paired_difference
+from stillroom.reports.tables import Cell, Column, Table, interval_text, mean_ci, paired_difference
 
 __all__ = [
     "LEGEND",
@@ -54,13 +54,9 @@ SHOWN = (
 Cells = Mapping[str, Mapping[str, Mapping[str, Any]]]  # method -> seed -> what cross-validation found
 
 
-def interval(values: Sequence[float], *, sign: str = "", digits: int = 1) -> str | None:
+def interval(values: Sequence[float]) -> str | None:
     """Return the mean with its confidence interval, nothing for no value."""
-    if not values:
-        return None
-    mean, half_width = mean_ci(values)
-    spread = "" if math.isnan(half_width) else f" ± {half_width:.{digits}f}"
-    return f"{mean:{sign}.{digits}f}{spread}"
+    return interval_text(*mean_ci(values), digits=1) if values else None
 
 
 def folds_of(cells: Mapping[str, Mapping[str, Any]], measure: str, scale: float = 1.0) -> list[float]:
@@ -95,13 +91,9 @@ def differences_table(methods: Cells) -> Table:
             for measure in ("auc", "aupr"):
                 a, b = folds_of(cells, measure, 100), folds_of(methods[base], measure, 100)
                 mean, half_width = paired_difference(a, b) if a and len(a) == len(b) else (math.nan, math.nan)
-                row.append(None if math.isnan(mean) else f"{mean:+.1f}" + _half(half_width))
+                row.append(None if math.isnan(mean) else interval_text(mean, half_width, digits=1, sign="+"))
             rows.append(row)
     return Table(columns, rows)
-
-
-def _half(half_width: float) -> str:
-    return "" if math.isnan(half_width) else f" ± {half_width:.1f}"
 
 
 def data_table(about: Mapping[str, Any]) -> Table:

@@ -221,16 +221,33 @@ def test_a_ranking_leaves_what_its_contract_says(here: Here, tmp_path: Path) -> 
 
 
 def test_the_seed_of_a_ranking_is_that_of_the_draws(here: Here, tmp_path: Path) -> None:
-    drawn = (*SMALL, "--method", "knn", "--method.repeats", "1", "--no_check", "--quiet", "--json", "--seed", "5")
-    ended = here("screening", "predict", *drawn, "--out", tmp_path / "run")
+    drawn = (*SMALL, "--method", "knn", "--method.repeats", "1", "--no_check", "--quiet", "--json")
+    found = []
+    for run, seed in (("first", 5), ("again", 5), ("other", 6)):
+        ended = here("screening", "predict", *drawn, "--seed", seed, "--out", tmp_path / run)
+        assert ended.code == 0, ended.err
+        found.append(json.loads(ended.out)["predictions"])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+    repeated = here(
+        "screening", "predict", "--config", tmp_path / "other" / "config.yaml", "--out", tmp_path / "repeated"
+    )
+    assert repeated.code == 0, repeated.err
+    assert measured(tmp_path / "repeated") == measured(tmp_path / "other")
+
+
+def test_a_ranking_stands_where_its_check_cannot_be_made(here: Here, tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    drugs, targets = ("CCO", "CCN", "CCC", "CCCl", "CCBr", "CCF"), ("MKVLA", "MKVLW", "GGHHC", "GGHHW")
+    pairs = {(drug, target): "" for drug in drugs for target in targets}
+    pairs |= dict.fromkeys(zip(drugs[:4], targets, strict=True), "1")
+    pairs[drugs[0], targets[1]] = pairs[drugs[1], targets[0]] = "0"  # two folds test both, and train on none
+    rows = [f"{drug},{target},{label}" for (drug, target), label in pairs.items()]
+    table.write_text("\n".join(["smiles,sequence,label", *rows]))
+    ended = here("screening", "predict", "--data", table, "--method", "svm", "--out", tmp_path / "run", "--quiet")
     assert ended.code == 0, ended.err
-    assert json.loads(ended.out)["method"]["random_state"] == 5
-    again = here("screening", "predict", "--config", tmp_path / "run" / "config.yaml", "--out", tmp_path / "again",
-                 "--quiet")  # fmt: skip
-    assert again.code == 0
-    assert measured(tmp_path / "again") == measured(tmp_path / "run")
-    other = here("screening", "predict", *drawn, "--method.random_state", "3", "--out", tmp_path / "other")
-    assert json.loads(other.out)["method"]["random_state"] == 3
+    assert "is not checked: " in ended.out
+    assert (tmp_path / "run" / "predictions.csv").is_file()
 
 
 def test_names_with_commas_can_be_asked_for(here: Here, tmp_path: Path) -> None:
@@ -365,6 +382,8 @@ BAD = [
         'tune --grid {"alpha":[0.1]} --method_options {"alpha":0.5}',
         "alpha is in the grid and in method_options; name it once",
     ),
+    ("evaluate --data.interacts at-least", "data.interacts is for tables of your own"),
+    ("evaluate --data.on_bad_rows skip", "data.on_bad_rows is for tables of your own"),
     ("tune --num_folds 1", "num_folds is 1"),
     ("tune --inner_folds 1", "inner_folds is 1"),
     ("tune --seed=-1", "seed is -1"),

@@ -538,18 +538,24 @@ def test_probabilities_of_both_labels_sum_to_1(method: type[NRLMF] | type[KBMF])
     np.testing.assert_array_equal(given_both.argmax(axis=1), model.predict(pairs))
 
 
-@pytest.mark.parametrize(
-    ("method", "size", "mend"),
-    [(CMF, 1e200, "raise weight_factors"), (NRLMF, 5e307, "huge similarities"), (KBMF, 1e200, "too large")],
-)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("error")
-def test_similarities_beyond_all_bounds_are_said_in_one_line(
-    method: type[MatrixScreener], size: float, mend: str
-) -> None:
+def test_similarities_beyond_all_bounds_are_said_in_one_line(method: type[MatrixScreener]) -> None:
     labels, observed, drugs, targets = problem(9)
-    with pytest.raises((TrainingDivergedError, InputError), match=mend) as caught:
-        method(size * drugs, size * targets, **SMALL[method]).fit_matrix(labels, observed)
+    with pytest.raises(InputError, match=r"values up to 1e\+200; bring similarities to 0..1") as caught:
+        method(1e200 * drugs, targets, **SMALL[method]).fit_matrix(labels, observed)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_diverges_is_said_in_one_line() -> None:
+    labels, observed, drugs, targets = problem(9)
+    factors = initial_factors(*labels.shape, 2, 0)
+    with pytest.raises(TrainingDivergedError, match="raise weight_factors") as caught:
+        cmf_fit(labels, observed, 1e200 * drugs, 1e200 * targets, *factors)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TrainingDivergedError, match="huge similarities"):
+        nrlmf_fit(labels, observed, 5e307 * drugs, 5e307 * targets, *factors)
 
 
 @pytest.mark.parametrize(

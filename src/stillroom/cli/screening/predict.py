@@ -33,7 +33,7 @@ def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
         "--method.name", type=str, metavar="NAME", default="blm_nii", help=text
     )
     kind = method_class(name)
-    parser.add_class_arguments(kind, "method", skip={"drug_similarity", "target_similarity"})
+    parser.add_class_arguments(kind, "method", skip={"drug_similarity", "target_similarity", "random_state"})
     if method_defaults(kind):
         title = f"options of {name} (--method NAME --help shows another's)"
         retitle(parser, "method", title, "short for --method.name NAME")
@@ -56,9 +56,7 @@ def run(argv: Sequence[str]) -> int:
     """Rank, print the first pairs, the check, and where the report lies."""
     parser, rest = build_parser(argv)
     options = parse(parser, rest)
-    # An option left at its default is not one the user has set: draws take the seed unless told otherwise.
-    defaults = method_defaults(method_class(options.method.name))
-    own = {name: value for name, value in plain(options.method).items() if name != "name" and value != defaults[name]}
+    own = {name: value for name, value in plain(options.method).items() if name != "name"}
     done = predict(
         method=options.method.name,
         data=data_of(options),

@@ -40,12 +40,12 @@ def read_matrix(file: Path, *, missing: bool = False) -> Array:
     Raises:
         InputError: A row differs in length or holds something else than finite numbers; the line names it.
     """
-    values: list[list[float]] = []
+    values: list[Array] = []
     for number, line in read_lines(file):
         cells = line.split()
         if not cells:
             continue
-        row = _numbers(cells, file, number, missing)
+        row = np.array(_numbers(cells, file, number, missing))
         if values and len(row) != len(values[0]):
             raise InputError(f"{file}, row {number} has {len(row)} numbers; the rows before have {len(values[0])}")
         values.append(row)
@@ -62,7 +62,7 @@ def read_named_matrix(file: Path) -> NamedMatrix:
     """
     columns: list[str] | None = None
     names: list[str] = []
-    values: list[list[float]] = []
+    values: list[Array] = []
     numbers: list[int] = []
     for number, line in read_lines(file):
         if not line.strip():
@@ -80,7 +80,7 @@ def read_named_matrix(file: Path) -> NamedMatrix:
             raise InputError(f"{file}, row {number} has {len(cells)} values for {len(columns)} columns")
         names.append(first)
         numbers.append(number)
-        values.append(_numbers(cells, file, number, False))
+        values.append(np.array(_numbers(cells, file, number, False)))
     if columns is None or not values:
         raise InputError(f"{file} is empty")
     for kind, group in (("column", columns), ("row", names)):

@@ -23,6 +23,7 @@ from stillroom.errors import InputError
 from stillroom.screening._checks import Array
 from stillroom.screening.data._files import file_in, read_lines
 from stillroom.screening.data._matrices import read_matrix
+from stillroom.screening.data._structures import unreadable_sequences, unreadable_smiles
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.kernels.algebra import normalise_kernel
 from stillroom.screening.similarities import similarity_notes
@@ -147,6 +148,10 @@ def _side(
     if file is not None:
         found = _read_texts(file)
         _check_size(file, len(found), f"{kind}s", origin, size)
+        bad = unreadable_smiles(found.values()) if kind == "drug" else unreadable_sequences(found.values())
+        for name, text in found.items():
+            if text in bad:
+                raise InputError(f"{file}: {text[:60]!r} of {name!r} cannot be read; mend or remove it")
         return list(found), list(found.values()), []
     file = file_in(folder, *names)
     if file is None:

@@ -53,6 +53,10 @@ def load_interactions(options: ScreeningDataOptions) -> Interactions:
         raise InputError(f"{options.name} brings labels and no affinities; leave data.threshold out")
     if options.columns and not own:
         raise InputError(f"data.columns is for tables of your own, and {options.name} is none; leave it out")
+    if options.interacts == "at-least" and not own and kind != "kiba":
+        raise InputError(f"data.interacts is for tables of your own, and {options.name} is none; leave it out")
+    if options.on_bad_rows == "skip" and not own:
+        raise InputError(f"data.on_bad_rows is for tables of your own, and {options.name} is none; leave it out")
     data = _read_own(options) if own else _READERS[kind](options, rest)
     notes = [*data.notes, *_shared("drugs", data.smiles, "SMILES")]
     if options.fasta is not None:

@@ -17,7 +17,7 @@ _BLOCK = 65536  # pairs whose features are held at once
 def kernel_coordinates(similarity: Array, components: int) -> NDArray[np.float32]:
     """Return the leading coordinates of the feature space behind a similarity: ``V diag(l)^(1/2)``.
 
-    B. Schoelkopf, A. Smola, K.-R. Müller, "Nonlinear component analysis as a kernel eigenvalue problem", Neural
+    B. Schölkopf, A. Smola, K.-R. Müller, "Nonlinear component analysis as a kernel eigenvalue problem", Neural
     Computation 10(5), 1998, without centring. Directions of negative eigenvalues are at 0. A few coordinates are
     faster than the rows of the similarity and generalise better; trees have no use for more digits than float32.
 

@@ -58,5 +58,5 @@ def check_sampling(negatives: float, random_state: int, repeats: int = 1) -> Non
         InputError: One is.
     """
     in_range("negatives", negatives, 0, above=True)
-    in_range("random_state", random_state, 0, whole=True)
+    in_range("random_state", random_state, 0, 2**32 - 1, whole=True)
     in_range("repeats", repeats, 1, whole=True)

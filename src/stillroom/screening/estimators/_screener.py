@@ -22,7 +22,7 @@ from stillroom.screening._checks import (
 )
 from stillroom.screening._sklearn import BaseEstimator, ClassifierMixin, check_is_fitted
 
-__all__ = ["Grid", "MatrixScreener", "Screener"]
+__all__ = ["Grid", "MatrixScreener", "ProbabilityMixin", "Screener"]
 
 Grid = Mapping[str, Sequence[Any]]  # hyperparameter -> values worth trying
 
@@ -143,6 +143,15 @@ class Screener(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         tags.input_tags.two_d_array = False  # random numbers are no positions
         tags.input_tags.categorical = True
         return tags
+
+
+class ProbabilityMixin:
+    """For methods whose scores are probabilities of an interaction."""
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of label 0 and of label 1 of pairs, [P, 2]."""
+        scores: Array = self.score_pairs(X)  # type: ignore[attr-defined]  # a screener's
+        return np.column_stack([1 - scores, scores])
 
 
 class MatrixScreener(Screener):

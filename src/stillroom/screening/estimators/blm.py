@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from stillroom.cards import Card, Paper
+from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError
 from stillroom.screening._checks import Array, Mask, in_range, one_of
 from stillroom.screening.estimators._rls import check_rls_options, profile_and_similarity
@@ -102,8 +102,8 @@ class BLM(MatrixScreener):
 
     For each target a classifier over drugs, for each drug one over targets; the score is the larger of the two. Each
     learns from the pairs observed, so that a pair does not count as 0 in the model that scores it. A drug or target
-    without known interactions has no model of its own, that side scores 0 and the other decides; see ``blm_nii`` for
-    profiles inferred in that place.
+    without known interactions has no model of its own and the other side decides; without either the score is 0. See
+    ``blm_nii`` for profiles inferred in that place.
 
     Args:
         drug_similarity: [m, m], made symmetric.
@@ -137,6 +137,14 @@ class BLM(MatrixScreener):
             ),
         ),
         standing="derived",
+        ledger=(
+            Quirk(
+                paper="support vector machines",
+                code="none was released; here regularised least squares unless asked",
+                default="neither",
+                option="local=svm",
+            ),
+        ),
     )
     grid: ClassVar[Grid] = {"local": ("rls", "svm"), "alpha": (0.5, 1.0), "combine": ("max", "mean")}
 
@@ -183,4 +191,11 @@ class BLM(MatrixScreener):
                 return local_svm(profiles, seen, kernel, C=self.C)
             return local_rls(profiles, seen, kernel, sigma=self.sigma)
 
-        return combined(side(labels, observed, drugs), side(labels.T, observed.T, targets).T, self.combine)
+        def has_model(profiles: Array, seen: Mask) -> Mask:
+            return _two_labels(profiles, seen) if self.local == "svm" else profiles.sum(axis=0) > 0
+
+        by_drug, by_target = side(labels, observed, drugs), side(labels.T, observed.T, targets).T
+        no_target, no_drug = ~has_model(labels, observed), ~has_model(labels.T, observed.T)
+        # A side without a model has no say: its 0 would beat a negative score of the other.
+        by_drug[:, no_target], by_target[no_drug] = by_target[:, no_target], by_drug[no_drug]
+        return combined(by_drug, by_target, self.combine)

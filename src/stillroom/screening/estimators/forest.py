@@ -14,12 +14,12 @@ from stillroom.cards import Card, Paper
 from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.estimators._pair_features import kernel_coordinates, pair_features, pair_probabilities
 from stillroom.screening.estimators._sampling import check_sampling, sampled_pairs
-from stillroom.screening.estimators._screener import Grid, Screener
+from stillroom.screening.estimators._screener import Grid, ProbabilityMixin, Screener
 
 __all__ = ["PairwiseForest"]
 
 
-class PairwiseForest(Screener):
+class PairwiseForest(ProbabilityMixin, Screener):
     """Extremely randomised trees on pairs, known interactions against sampled unknown pairs.
 
     A pair is described by the leading coordinates of its drug and its target in the feature spaces of the
@@ -78,11 +78,6 @@ class PairwiseForest(Screener):
         in_range("trees", self.trees, 1, whole=True)
         in_range("components", self.components, 1, whole=True)
         check_sampling(self.negatives, self.random_state)
-
-    def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities of label 0 and of label 1 of pairs, [P, 2]."""
-        scores = self.score_pairs(X)
-        return np.column_stack([1 - scores, scores])
 
     def _fit(self, labels: Array, observed: Mask, drugs: Array, targets: Array) -> None:
         from sklearn.ensemble import ExtraTreesClassifier

@@ -1,6 +1,6 @@
 """KBMF2K: drugs and targets are projected from their kernels into one space, where near ones interact.
 
-M. Gonen, "Predicting drug-target interactions from chemical and genomic kernels using Bayesian matrix factorization",
+M. Gönen, "Predicting drug-target interactions from chemical and genomic kernels using Bayesian matrix factorization",
 Bioinformatics 28(18), 2012.
 """
 
@@ -16,7 +16,7 @@ from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import InputError
 from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.estimators._factors import check_factor_options, initial_factors
-from stillroom.screening.estimators._screener import Grid, MatrixScreener
+from stillroom.screening.estimators._screener import Grid, MatrixScreener, ProbabilityMixin
 
 __all__ = ["KBMF", "Side", "kbmf_fit", "kbmf_probability", "kbmf_side", "truncated_means"]
 
@@ -201,7 +201,7 @@ def kbmf_probability(mean: Array, margin: float = 1.0) -> Array:
     return probability
 
 
-class KBMF(MatrixScreener):
+class KBMF(ProbabilityMixin, MatrixScreener):
     """Kernelised Bayesian matrix factorisation with twin kernels.
 
     Drugs and targets are projected from their similarities into one space of few components, where the product of a
@@ -233,7 +233,7 @@ class KBMF(MatrixScreener):
             Paper(
                 title="Predicting drug-target interactions from chemical and genomic kernels using Bayesian matrix "
                 "factorization",
-                authors="M. Gonen",
+                authors="M. Gönen",
                 venue="Bioinformatics 28(18)",
                 year=2012,
                 identifier="doi:10.1093/bioinformatics/bts360",
@@ -286,11 +286,6 @@ class KBMF(MatrixScreener):
         in_range("noise", self.noise, 1e-6)
         in_range("prior_shape", self.prior_shape, 0, above=True)
         in_range("prior_rate", self.prior_rate, 0, above=True)
-
-    def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities of 0 and of 1 of pairs, [P, 2]."""
-        scores = self.score_pairs(X)
-        return np.stack((1 - scores, scores), axis=1)
 
     def _scores(self, labels: Array, observed: Mask, drugs: Array, targets: Array) -> Array:
         by_drug, by_target = kbmf_fit(

@@ -77,7 +77,8 @@ class KernelKNN(Screener):
     """The vote of the most similar pairs, known interactions against sampled unknown pairs.
 
     A pair is near another when both their drugs and their targets are similar. The unknown pairs are sampled several
-    times and the votes averaged.
+    times and the votes averaged. Every pair that is scored is compared with all of them: hours for a screen of
+    millions of pairs.
 
     Args:
         drug_similarity: [m, m], made symmetric.
@@ -138,12 +139,11 @@ class KernelKNN(Screener):
 
     def _fit(self, labels: Array, observed: Mask, drugs: Array, targets: Array) -> None:
         generator = np.random.default_rng(self.random_state)
-        self.references_ = [
-            sampled_pairs(labels, observed, generator, negatives=self.negatives) for _ in range(self.repeats)
-        ]
-        count = len(self.references_[0][0])
+        references = [sampled_pairs(labels, observed, generator, negatives=self.negatives) for _ in range(self.repeats)]
+        count = len(references[0][0])
         if count < self.neighbors:
             raise InputError(f"neighbors is {self.neighbors}, but there are {count} pairs to choose from; lower it")
+        self.references_ = references
         self.drug_kernel_ = psd_repaired(drugs, self.psd)
         self.target_kernel_ = psd_repaired(targets, self.psd)
 

@@ -16,7 +16,7 @@ from stillroom.cards import Card, Paper, Quirk
 from stillroom.errors import TrainingDivergedError
 from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.estimators._factors import check_factor_options, initial_factors
-from stillroom.screening.estimators._screener import Grid, MatrixScreener
+from stillroom.screening.estimators._screener import Grid, MatrixScreener, ProbabilityMixin
 
 __all__ = [
     "NRLMF",
@@ -270,7 +270,7 @@ def nrlmf_scores(
     return probabilities
 
 
-class NRLMF(MatrixScreener):
+class NRLMF(ProbabilityMixin, MatrixScreener):
     """Neighbourhood regularised logistic matrix factorisation.
 
     The odds of a pair are the product of a drug's and a target's factors; known interactions count several times an
@@ -378,11 +378,6 @@ class NRLMF(MatrixScreener):
         in_range("learning_rate", self.learning_rate, 0, above=True)
         in_range("neighbors_fit", self.neighbors_fit, 1, whole=True)
         in_range("neighbors_predict", self.neighbors_predict, 1, whole=True)
-
-    def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities of 0 and of 1 of pairs, [P, 2]."""
-        scores = self.score_pairs(X)
-        return np.stack((1 - scores, scores), axis=1)
 
     def _scores(self, labels: Array, observed: Mask, drugs: Array, targets: Array) -> Array:
         factors = nrlmf_fit(

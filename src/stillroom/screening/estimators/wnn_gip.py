@@ -63,7 +63,7 @@ def wnn_gip(
     diagonal_shift: float = 0.1,
     psd: PSD = "clip",
 ) -> dict[str, Array]:
-    """Return the completed labels, both kernels and the scores.
+    """Return the completed labels, both kernels before their repair, and the scores.
 
     The kernels come from the labels as they were: profiles that were only inferred would count twice. New targets are
     completed after new drugs, from what these already got.
@@ -75,7 +75,7 @@ def wnn_gip(
     drugs = drug_similarity + diagonal_shift * np.eye(len(drug_similarity))
     targets = target_similarity + diagonal_shift * np.eye(len(target_similarity))
     drug_kernel, target_kernel = (
-        profile_and_similarity(rows, similarity, alpha=alpha, gamma=gamma, replace_new=True, psd=psd)
+        profile_and_similarity(rows, similarity, alpha=alpha, gamma=gamma, replace_new=True, psd="none")
         for rows, similarity in ((labels, drugs), (labels.T, targets))
     )
     new_drugs, new_targets = labels.sum(axis=1) == 0, labels.sum(axis=0) == 0
@@ -85,7 +85,7 @@ def wnn_gip(
         "completed": completed,
         "drug_kernel": drug_kernel,
         "target_kernel": target_kernel,
-        "scores": rls_kron(drug_kernel, target_kernel, completed, sigma=sigma),
+        "scores": rls_kron(drug_kernel, target_kernel, completed, sigma=sigma, psd=psd),
     }
 
 

@@ -61,10 +61,14 @@ def mended_eigenvalues(values: Array, how: PSD = "clip") -> Array:
         values: Ascending, [N].
         how: What happens to negative ones.
 
+    Raises:
+        InputError: ``how`` is none of these.
+
     Example:
         >>> mended_eigenvalues(np.array([-1.0, 3.0]), "shift").tolist()
         [0.0, 4.0]
     """
+    one_of("psd", how, get_args(PSD))
     if how == "none" or values[0] >= 0:
         return values
     mended: Array = {
@@ -153,9 +157,8 @@ def pairwise_kernel(
         >>> pairwise_kernel(np.eye(2), 3 * np.eye(2), one, one).tolist()
         [[3.0]]
     """
-    drugs = drug_kernel[pairs_a[:, :1], pairs_b[:, 0]]
-    targets = target_kernel[pairs_a[:, 1:], pairs_b[:, 1]]
-    product: Array = drugs * targets
+    product: Array = drug_kernel[pairs_a[:, :1], pairs_b[:, 0]]
+    product *= target_kernel[pairs_a[:, 1:], pairs_b[:, 1]]
     return product
 
 
