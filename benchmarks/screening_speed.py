@@ -1,7 +1,7 @@
 """What a cross-validation of drug-target screening takes, beside the equations written down plainly, and a large set.
 
     OMP_NUM_THREADS=1 python benchmarks/screening_speed.py folds --set gpcr --jobs 2
-    python benchmarks/screening_speed.py scale --drugs 10000 --targets 3000
+    OMP_NUM_THREADS=2 python benchmarks/screening_speed.py scale --drugs 10000 --targets 3000
 
 ``folds``: every method with its defaults, setting S1, ten folds, five repetitions: fit, scores of the test pairs and
 measures, through the function behind ``stillroom screening evaluate``. With ``--jobs`` the repetitions run in that many
