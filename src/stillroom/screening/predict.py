@@ -6,7 +6,7 @@ import csv
 import io
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table
 from stillroom.screening._checks import Array, Mask, in_range
 from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, new_screener
+from stillroom.screening.data.confirmed import read_confirmed
 from stillroom.screening.data.sources import load_interactions, read_from
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import Twins, identical
+from stillroom.screening.metrics import auc
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Setting
 from stillroom.screening.report import SETTINGS, fold_notes, prediction_page, prediction_tables
@@ -48,6 +50,7 @@ class Prediction:
         target_similarity: How similar.
         smiles: The drug's structure, where known.
         nearest_smiles: That of the nearest drug.
+        confirmed: Whether the pair has become known since, where a file says.
     """
 
     rank: int
@@ -61,6 +64,7 @@ class Prediction:
     target_similarity: float | None
     smiles: str | None
     nearest_smiles: str | None
+    confirmed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def predict(
     drug: Sequence[str] = (),
     target: Sequence[str] = (),
     check: bool = True,
+    confirmed: Path | None = None,
     seed: int = SEEDS[0],
     out: str | Path = "runs/screening-predict",
     show_progress: bool = True,
@@ -130,6 +135,8 @@ def predict(
         drug: Rank pairs of these drugs only.
         target: Rank pairs of these targets only.
         check: Cross-validate the method on the same data, for every setting the listed pairs fall under.
+        confirmed: File of interactions that have become known since, a drug and its targets each line: the ranking is
+            held against it.
         seed: Of the method's draws and of the check's folds.
         out: The run directory.
         show_progress: Show progress on standard error.
@@ -145,6 +152,7 @@ def predict(
     interactions = with_similarities(load_interactions(options), options)
     screener = new_screener(method, interactions, method_options or {}, seed)
     candidates = _candidates(interactions, drug, target)
+    since = None if confirmed is None else read_confirmed(Path(confirmed), interactions)
     twins = identical(interactions)
     config: dict[str, Any] = {
         # Draws are seeded by the run's seed.
@@ -157,10 +165,12 @@ def predict(
         "drug": list(drug),
         "target": list(target),
         "check": check,
+        "confirmed": None if confirmed is None else str(confirmed),
         "seed": seed,
         "out": str(out),
     }
-    run = RunDirectory.create(out, config, overwrite=overwrite, keep=read_from(options))
+    keep = [*read_from(options), *([] if confirmed is None else [Path(confirmed)])]
+    run = RunDirectory.create(out, config, overwrite=overwrite, keep=keep)
     screener.fit_matrix(interactions.labels, _observed(interactions))
     found: list[Prediction] = []
     notes = []
@@ -176,6 +186,11 @@ def predict(
             _prediction(interactions, setting, rank, int(asked[place, 0]), int(asked[place, 1]), float(scores[place]))
             for rank, place in enumerate(ranked(scores, top), 1)
         ]
+        if since is not None:
+            notes.append(_confirmed_note(setting, since[tuple(asked.T)], scores, top, str(confirmed)))
+    if since is not None:
+        known = {(interactions.drugs[d], interactions.targets[t]) for d, t in np.argwhere(since).tolist()}
+        found = [replace(each, confirmed=(each.drug, each.target) in known) for each in found]
     settings = list(dict.fromkeys(each.setting for each in found))
     checks: dict[str, Any] = {}
     if check:
@@ -196,6 +211,18 @@ def predict(
     command = shlex.join(["stillroom", "screening", "predict", "--config", str(run.config), "--out", "NEW_DIRECTORY"])
     write_page(run.report, prediction_page(result, config, command))
     return Predictions(prediction_tables(result["predictions"]), result, run.path)
+
+
+def _confirmed_note(setting: Setting, hits: Mask, scores: Array, top: int, file: str) -> str:
+    """Say how many of the pairs ranked first have become known since, and how many of all."""
+    first = ranked(scores, top)
+    note = (
+        f"{setting}: {hits[first].sum()} of the first {len(first)} pairs stand in {file}, of all {len(hits):,} pairs "
+        f"ranked {hits.sum():,} ({100 * hits.mean():.1f} %)"
+    )
+    if not 0 < hits.sum() < len(hits):
+        return f"{note}."
+    return f"{note}; AUC against the others {100 * auc(hits, scores):.1f} %."
 
 
 def _by_setting(data: Interactions) -> dict[Setting, Mask]:

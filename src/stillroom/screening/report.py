@@ -203,8 +203,11 @@ def prediction_tables(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Tab
         sides = [side for side in ("drug", "target") if any(each[f"nearest_{side}"] for each in found)]
         columns = [Column("rank", "d"), Column("drug"), Column("target"), Column("score", ".3f")]
         columns += [Column(f"like {side}") for side in sides]
+        told = any(each["confirmed"] is not None for each in found)
+        columns += [Column("since")] if told else []
         rows: list[list[Cell]] = [
             [each["rank"], each["drug"], each["target"], each["score"], *(_like(each, side) for side in sides)]
+            + ([("known" if each["confirmed"] else None)] if told else [])
             for each in found
         ]
         if rows:

@@ -236,6 +236,27 @@ def test_the_seed_of_a_ranking_is_that_of_the_draws(here: Here, tmp_path: Path) 
     assert measured(tmp_path / "repeated") == measured(tmp_path / "other")
 
 
+def test_a_ranking_is_held_against_what_became_known_since(here: Here, tmp_path: Path) -> None:
+    asked = (*SMALL, "--method", "rls_kron", "--top", "3", "--no_check", "--quiet", "--json")
+    ended = here("screening", "predict", *asked, "--out", tmp_path / "before")
+    before = json.loads(ended.out)
+    first, second, third = (each for each in before["predictions"] if each["setting"] == "S1")
+    assert {each["confirmed"] for each in before["predictions"]} == {None}
+    file = tmp_path / "since.txt"
+    file.write_text(f"drug\ttarget\n{second['drug']} elsewhere {second['target']}\nnobody, {third['target']}\nalone\n")
+    ended = here("screening", "predict", *asked, "--confirmed", file, "--out", tmp_path / "after")
+    after = json.loads(ended.out)
+    confirmed = {(each["drug"], each["target"]) for each in after["predictions"] if each["confirmed"]}
+    assert confirmed == {(second["drug"], second["target"])}
+    assert f"S1: 1 of the first 3 pairs stand in {file}, of all " in after["notes"][0]
+    assert "known" in ended.err
+    assert first["drug"] in (tmp_path / "after" / "predictions.csv").read_text()
+    file.write_text("nobody nothing\n")
+    refused = here("screening", "predict", *asked, "--confirmed", file, "--out", tmp_path / "refused")
+    assert (refused.code, (tmp_path / "refused").exists()) == (2, False)
+    assert "holds no pair of generated; use the names of its drugs and targets" in refused.complaint
+
+
 def test_a_ranking_stands_where_its_check_cannot_be_made(here: Here, tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     drugs, targets = ("CCO", "CCN", "CCC", "CCCl", "CCBr", "CCF"), ("MKVLA", "MKVLW", "GGHHC", "GGHHW")

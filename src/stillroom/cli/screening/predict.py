@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
@@ -19,7 +20,7 @@ from stillroom.screening.report import SETTINGS, SUPPORT, check_table
 __all__ = ["build_parser", "run"]
 
 DESCRIPTION = "Rank the drug-target pairs not known to interact, with the known interactions that support each."
-PLAIN = ("top", "drug", "target", "check", "seed", "out", "overwrite")
+PLAIN = ("top", "drug", "target", "check", "confirmed", "seed", "out", "overwrite")
 
 
 def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
@@ -42,6 +43,7 @@ def build_parser(argv: Sequence[str]) -> tuple[ArgumentParser, list[str]]:
     ranking.add("drug", list[str])
     ranking.add("target", list[str])
     ranking.yes_no("check")
+    ranking.add("confirmed", Path | None, "FILE")
     ranking.add("seed", int)
     add_data(parser)
     output = Group(parser, "output", predict)
