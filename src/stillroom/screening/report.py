@@ -83,12 +83,12 @@ def _shown(values: Sequence[float], measure: str) -> Cell:
 def differences_table(methods: Cells) -> Table:
     """Give each method's difference to the first one, paired fold by fold."""
     base = next(iter(methods))
-    columns = [Column(f"against {base}"), Column("AUC [points]", "+.1f"), Column("AUPR [points]", "+.1f")]
+    columns = [Column(f"against {base}"), *(Column(f"{said} [points]", "+.1f") for said in ("AUC", "AUPR", "AP"))]
     rows: list[list[Cell]] = []
     for name, cells in methods.items():
         if name != base:
             row: list[Cell] = [name]
-            for measure in ("auc", "aupr"):
+            for measure in ("auc", "aupr", "average_precision"):
                 a, b = folds_of(cells, measure, 100), folds_of(methods[base], measure, 100)
                 mean, half_width = paired_difference(a, b) if a and len(a) == len(b) else (math.nan, math.nan)
                 row.append(None if math.isnan(mean) else interval_text(mean, half_width, digits=1, sign="+"))
@@ -132,10 +132,10 @@ def evaluation_page(result: Mapping[str, Any], config: Mapping[str, Any], comman
         parts: list[Any] = [evaluation_table(methods)]
         if len(methods) > 1:
             parts.append(differences_table(methods))
-        if any(len(folds_of(cells, "aupr")) for cells in methods.values()):
-            strips = {name: folds_of(cells, "aupr", 100) for name, cells in methods.items()}
-            strips = {name: values for name, values in strips.items() if values}
-            parts.append(Figure(seed_strip(strips, unit="AUPR [%]"), "Each dot is a fold."))
+        strips = {name: folds_of(cells, "average_precision", 100) for name, cells in methods.items()}
+        strips = {name: values for name, values in strips.items() if values}
+        if strips:
+            parts.append(Figure(seed_strip(strips, unit="average precision [%]"), "Each dot is a fold."))
         if result["tuned"]:
             parts.append(chosen_table(methods))
         sections.append(
