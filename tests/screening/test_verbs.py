@@ -459,7 +459,7 @@ def test_a_row_of_the_table_is_the_mean_over_the_folds_of_all_seeds() -> None:
 
 def test_differences_are_paired_fold_by_fold() -> None:
     table = differences_table({"base": {"1": cell([0.2, 0.6])}, "more": {"1": cell([0.3, 0.7])}})
-    assert table.rows == [["more", "+10.0 ± 0.0", "+10.0 ± 0.0"]]
+    assert table.rows == [["more", *["+10.0 ± 0.0"] * 3]]
 
 
 def test_methods_that_know_nothing_are_named_and_folds_left_out_counted() -> None:
