@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.errors import InputError
-from stillroom.screening._checks import Array, in_range
+from stillroom.screening._checks import in_range
 
 __all__ = ["auc", "aupr", "average_precision", "bedroc", "enrichment_factor", "measure", "precision_at"]
 
@@ -34,10 +34,10 @@ def auc(labels: object, scores: object) -> float:
         >>> auc([1, 0, 1, 0], [0.9, 0.5, 0.5, 0.1])
         0.875
     """
-    positives, sizes = _tied(labels, scores, needed=(0, 1))
-    negatives = sizes - positives
-    below = negatives.sum() - np.cumsum(negatives)
-    return float(positives @ (below + negatives / 2) / (positives.sum() * negatives.sum()))
+    from sklearn.metrics import roc_auc_score
+
+    _tied(labels, scores, needed=(0, 1))  # says what is wrong in one line
+    return float(roc_auc_score(labels, scores))
 
 
 def aupr(labels: object, scores: object) -> float:
@@ -57,9 +57,11 @@ def aupr(labels: object, scores: object) -> float:
         >>> aupr([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1])  # 1/2 * 1 + 1/2 * (1/2 + 2/3) / 2
         0.7916666666666666
     """
-    precision, recall = _curve(labels, scores)
-    points = np.concatenate(([1.0], precision))
-    return float(np.diff(recall, prepend=0.0) @ (points[1:] + points[:-1]) / 2)
+    from sklearn import metrics
+
+    _tied(labels, scores, needed=(1,))
+    precision, recall, _ = metrics.precision_recall_curve(labels, scores)
+    return float(metrics.auc(recall, precision))
 
 
 def average_precision(labels: object, scores: object) -> float:
@@ -77,8 +79,10 @@ def average_precision(labels: object, scores: object) -> float:
         >>> average_precision([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1])  # 1/2 * 1 + 1/2 * 2/3
         0.8333333333333333
     """
-    precision, recall = _curve(labels, scores)
-    return float(np.diff(recall, prepend=0.0) @ precision)
+    from sklearn.metrics import average_precision_score
+
+    _tied(labels, scores, needed=(1,))
+    return float(average_precision_score(labels, scores))
 
 
 def precision_at(labels: object, scores: object, k: int) -> float:
@@ -209,13 +213,6 @@ def _tied(labels: object, scores: object, *, needed: tuple[int, ...] = ()) -> tu
             raise InputError(f"none of the {len(known)} pairs is labelled {label}; the measure needs at least one")
     group, sizes = np.unique(-ranked, return_inverse=True, return_counts=True)[1:]
     return np.bincount(group, weights=known).astype(np.intp), sizes
-
-
-def _curve(labels: object, scores: object) -> tuple[Array, Array]:
-    """Return precision and recall at the distinct thresholds, from the highest on."""
-    positives, sizes = _tied(labels, scores, needed=(1,))
-    found = np.cumsum(positives)
-    return found / np.cumsum(sizes), found / found[-1]
 
 
 def _hits(positives: NDArray[np.intp], sizes: NDArray[np.intp], k: int) -> float:

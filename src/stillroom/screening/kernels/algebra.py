@@ -91,9 +91,9 @@ def centre_kernel(kernel: Array) -> Array:
         >>> centre_kernel(np.eye(2)).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    rows = kernel.mean(axis=0, keepdims=True)
-    columns = kernel.mean(axis=1, keepdims=True)
-    centred: Array = kernel - rows - columns + kernel.mean()
+    from sklearn.preprocessing import KernelCenterer
+
+    centred: Array = KernelCenterer().fit_transform(kernel)
     return centred
 
 
