@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from stillroom.errors import InputError, unknown_name
 from stillroom.files import plain, write_text_atomic
 from stillroom.hyperparameters import method_options as options_of
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table, markdown
-from stillroom.screening._checks import one_of
+from stillroom.screening._job import (
+    MAY_CHANGE,
+    check_same_data,
+    check_settings,
+    decoys_note,
+    limited,
+    prepared,
+    threads_each,
+)
 from stillroom.screening.cross_validation import (
     SEEDS,
     Counting,
@@ -26,20 +32,17 @@ from stillroom.screening.cross_validation import (
     inner_counting,
     new_screener,
 )
-from stillroom.screening.data.sources import load_interactions, read_from
+from stillroom.screening.data.sources import read_from
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import identical, leak_counts, leak_notes
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Decoys, Setting, split_hash
 from stillroom.screening.report import evaluation_page, evaluation_table, fold_notes, notes_of
-from stillroom.screening.similarities import with_similarities
 from stillroom.training.jobs import check_cells, kept, run_jobs
 from stillroom.training.progress import CellClock
 from stillroom.training.run import RunDirectory
 
-__all__ = ["MAY_CHANGE", "Evaluation", "evaluate"]
-
-MAY_CHANGE = frozenset({"out", "jobs"})  # what does not change results
+__all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,7 @@ def evaluate(
     for name in own:
         if name not in methods:
             raise unknown_name("method in method_options", name, methods)
-    options = ScreeningDataOptions(name=data) if isinstance(data, str) else data
-    interactions = with_similarities(load_interactions(options), options)
+    options, interactions = prepared(data)
     for name in methods:  # before the first cell starts, not in the last one
         new_screener(name, interactions, own.get(name, {}), seeds[0])
     twins = identical(interactions)
@@ -170,7 +172,7 @@ def evaluate(
         counting=counting,
         inner=inner,
         by=by,
-        threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
+        threads=threads_each(jobs),
         out=run.path,
     )
     wanted: list[_Cell] = [(name, setting, seed) for setting in settings for seed in seeds for name in methods]
@@ -208,43 +210,6 @@ def evaluate(
     return Evaluation(tables, result, run.path)
 
 
-def check_settings(settings: Sequence[str]) -> None:
-    """Refuse settings that do not exist, and none or one twice.
-
-    Raises:
-        InputError: There is one of these.
-    """
-    known = get_args(Setting)
-    if not settings or len(set(settings)) < len(settings):
-        raise InputError(
-            f"settings are {', '.join(settings) or 'none'}; name each wanted one of {', '.join(known)} once"
-        )
-    for setting in settings:
-        one_of("setting", setting, known)
-
-
-def check_same_data(out: Path, data: Interactions) -> None:
-    """Write down which data a run is about, or make sure that they are the ones it was about before.
-
-    Raises:
-        InputError: What was measured so far was measured on other data.
-    """
-    file, digest = out / "data.json", data.digest()
-    if kept(file, lambda: {"sha256": digest}).get("sha256") != digest:
-        raise InputError(
-            f"{data.name} is not what it was when {out} was begun; overwrite the run, or name another folder"
-        )
-
-
-def decoys_note(decoys: Decoys, ratio: int) -> str:
-    """Say what counts as negative."""
-    return {
-        "unknown": "Every test pair that is not known to interact counts as negative; some of them do interact.",
-        "measured": "Only pairs measured as inactive count as negative.",
-        "sampled": f"Negatives are sampled from the test pairs not known to interact, {ratio} for each interaction.",
-    }[decoys]
-
-
 def _split(
     data: Interactions, setting: Setting, counting: Counting, seeds: Sequence[int], twins: Any
 ) -> dict[str, Any]:
@@ -266,13 +231,11 @@ def _file(out: Path, cell: _Cell) -> Path:
 
 def _cell(protocol: _Protocol, cell: _Cell) -> dict[str, Any]:
     """Cross-validate one method under one setting with one seed and write down what was measured."""
-    from threadpoolctl import threadpool_limits
-
     name, setting, seed = cell
     options = protocol.method_options.get(name, {})
 
     def measured() -> dict[str, Any]:
-        with nullcontext() if protocol.threads is None else threadpool_limits(protocol.threads):
+        with limited(protocol.threads):
             try:
                 found = cross_validate(
                     name,

@@ -18,16 +18,16 @@ from stillroom.hyperparameters import method_options as options_of
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table
 from stillroom.screening._checks import Array, Mask, in_range
+from stillroom.screening._job import prepared
 from stillroom.screening.cross_validation import SEEDS, Counting, cross_validate, new_screener
 from stillroom.screening.data.confirmed import read_confirmed
-from stillroom.screening.data.sources import load_interactions, read_from
+from stillroom.screening.data.sources import read_from
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import Twins, identical
 from stillroom.screening.metrics import auc
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Setting
 from stillroom.screening.report import SETTINGS, fold_notes, prediction_page, prediction_tables
-from stillroom.screening.similarities import with_similarities
 from stillroom.training.progress import counting as progress
 from stillroom.training.run import RunDirectory
 
@@ -148,8 +148,7 @@ def predict(
     """
     in_range("top", top, 1, whole=True)
     in_range("seed", seed, 0, 2**32 - 1, whole=True)
-    options = ScreeningDataOptions(name=data) if isinstance(data, str) else data
-    interactions = with_similarities(load_interactions(options), options)
+    options, interactions = prepared(data)
     screener = new_screener(method, interactions, method_options or {}, seed)
     candidates = _candidates(interactions, drug, target)
     since = None if confirmed is None else read_confirmed(Path(confirmed), interactions)

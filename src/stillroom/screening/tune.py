@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,15 @@ from stillroom.files import plain
 from stillroom.reports.page import environment, write_page
 from stillroom.reports.tables import Table
 from stillroom.screening._checks import in_range
+from stillroom.screening._job import (
+    MAY_CHANGE,
+    check_same_data,
+    check_settings,
+    decoys_note,
+    limited,
+    prepared,
+    threads_each,
+)
 from stillroom.screening.cross_validation import (
     SEEDS,
     Counting,
@@ -25,14 +32,12 @@ from stillroom.screening.cross_validation import (
     new_screener,
     score_fold,
 )
-from stillroom.screening.data.sources import load_interactions, read_from
-from stillroom.screening.evaluate import MAY_CHANGE, check_same_data, check_settings, decoys_note
+from stillroom.screening.data.sources import read_from
 from stillroom.screening.interactions import Interactions
 from stillroom.screening.leaks import identical, leak_counts, leak_notes
 from stillroom.screening.options import ScreeningDataOptions
 from stillroom.screening.protocols import Decoys, Setting
 from stillroom.screening.report import points_table, tuning_page, tuning_table
-from stillroom.screening.similarities import with_similarities
 from stillroom.training.jobs import kept, run_jobs
 from stillroom.training.progress import counting as progress
 from stillroom.training.run import RunDirectory
@@ -126,8 +131,7 @@ def tune(
     in_range("seed", seed, 0, whole=True)
     fixed = dict(method_options or {})
     points = grid_points(method, grid, fixed)
-    options = ScreeningDataOptions(name=data) if isinstance(data, str) else data
-    interactions = with_similarities(load_interactions(options), options)
+    options, interactions = prepared(data)
     new_screener(method, interactions, fixed, seed)
     twins = identical(interactions)
     outer = Counting(
@@ -168,7 +172,7 @@ def tune(
         outer=outer,
         inner=inner,
         by=by,
-        threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None,
+        threads=threads_each(jobs),
         out=run.path,
     )
     parts = [*range(len(split)), WHOLE]
@@ -205,10 +209,9 @@ def _file(out: Path, part: int) -> Path:
 
 def _part(search: _Search, part: int) -> dict[str, Any]:
     """Choose inside one outer fold and measure there, or choose on all pairs; write it down."""
-    from threadpoolctl import threadpool_limits
 
     def searched() -> dict[str, Any]:
-        with nullcontext() if search.threads is None else threadpool_limits(search.threads):
+        with limited(search.threads):
             found: dict[str, Any] = plain(_whole(search) if part == WHOLE else _fold(search, part))
             return found
 
