@@ -7,8 +7,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("rdkit")
-
 from stillroom.errors import InputError
 from stillroom.screening.structures import ATOM_COLOURS, structure_svg
 

@@ -67,7 +67,6 @@ def bindingdb(path: Path, rows: Sequence[Sequence[str]] = MEASUREMENTS, header: 
 
 @pytest.mark.parametrize("by", [";", ",", "\t"])
 def test_chembl_is_read_whatever_separates_its_cells(tmp_path: Path, by: str) -> None:
-    pytest.importorskip("rdkit")
     data = read_chembl(chembl(tmp_path, by=by))
     assert (data.drugs, data.targets, data.smiles) == (("C1", "C2"), ("T1", "T2"), ("CCO", "CCN"))
     assert data.labels.tolist() == [[1, 0], [0, 1]]
@@ -95,7 +94,6 @@ def test_the_columns_of_the_service_are_known_too(tmp_path: Path) -> None:
 
 
 def test_sequences_of_chembl_come_from_a_fasta(tmp_path: Path) -> None:
-    pytest.importorskip("rdkit")
     (tmp_path / "t.fasta").write_text(">T1 a\nMKVLA\n>T2\nMKVIA\n")
     name = f"chembl:{chembl(tmp_path)}"
     bare = ScreeningDataOptions(name=name)

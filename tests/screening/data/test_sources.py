@@ -76,8 +76,6 @@ def test_without_a_folder_of_data_sets_the_line_says_how_to_name_one(
 
 
 def test_the_generated_set_has_both_similarities_in_the_end() -> None:
-    pytest.importorskip("rdkit")
-    pytest.importorskip("parasail")
     options = ScreeningDataOptions(drugs=12, targets=6)
     data = with_similarities(load_interactions(options), options)
     for similarity in (data.drug_similarity, data.target_similarity):
@@ -91,7 +89,6 @@ def test_the_generated_set_has_both_similarities_in_the_end() -> None:
 
 
 def test_the_kernels_asked_for_are_computed_though_others_are_given() -> None:
-    pytest.importorskip("rdkit")
     data = PLAIN.replace(
         smiles=("CCO", "CCN"), sequences=("MKVLA", "MKVIA"), drug_similarity=ALIKE, target_similarity=ALIKE
     )

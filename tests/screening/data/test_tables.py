@@ -102,7 +102,6 @@ def test_a_bad_row_is_refused_with_its_number_or_skipped(tmp_path: Path, rows: t
 
 
 def test_a_structure_that_cannot_be_read_is_refused_with_its_row(tmp_path: Path) -> None:
-    pytest.importorskip("rdkit")
     file = table(tmp_path, *ROWS, "C1CC,MKVLA,1", "C1CC,MKVIA,1")
     with pytest.raises(InputError, match=r"row 6: 'C1CC' is no SMILES .* \(1 more rows are bad\)"):
         read_table(file)
@@ -154,7 +153,6 @@ def test_the_sequences_may_come_from_a_fasta(tmp_path: Path) -> None:
     fasta = tmp_path / "t.fasta"
     fasta.write_text(">x\nMKVLA\n>y\nMKVIA\n")
     bare = ScreeningDataOptions(name=str(file), drug_kernel="maccs")
-    pytest.importorskip("rdkit")
     with pytest.raises(InputError, match="neither similarities nor sequences"):
         with_similarities(load_interactions(bare), bare)
     data = load_interactions(ScreeningDataOptions(name=str(file), fasta=fasta))

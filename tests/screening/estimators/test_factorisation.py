@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from scipy.special import gammaln, log_ndtr, ndtr, psi
 from scipy.stats import truncnorm
 from sklearn.base import clone
@@ -35,12 +32,6 @@ from stillroom.screening.estimators.nrlmf import (
     smoothed_factors,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
-# The repository's copies, or the folder they come from.
-GOLDEN = (
-    Path(os.environ.get("STILLROOM_GOLDEN", ROOT / "tests" / "golden" / "data")) / "dti",
-    ROOT.parent / "shared" / "golden" / "dti",
-)
 METHODS = [CMF, NRLMF, KBMF]
 SMALL: dict[type[MatrixScreener], dict[str, Any]] = {
     CMF: {"rank": 3},
@@ -67,68 +58,7 @@ def problem(seed: int, m: int = 9, n: int = 7) -> tuple[Array, Mask, Array, Arra
     return labels, observed, similarity_of(generator, m), similarity_of(generator, n)
 
 
-def golden_files(function: str) -> list[Path]:
-    folder = next((folder for folder in GOLDEN if folder.is_dir()), None)
-    return [] if folder is None else sorted(folder.glob(f"{function}_*.safetensors"))
-
-
-def golden_case(file: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    with safe_open(file, "np") as handle:
-        about = json.loads(handle.metadata()["case"])
-        return about, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
-
-
-INPUTS = ("interactions", "mask", "drug_similarity", "target_similarity", "drug_factors_init", "target_factors_init")
-
-
-def agree(results: tuple[Array, Array, Array], tensors: dict[str, Array], about: dict[str, Any]) -> None:
-    for result, name in zip(results, ("drug_factors", "target_factors", "scores"), strict=True):
-        np.testing.assert_allclose(result, tensors[f"out.{name}"], rtol=about["rtol"], atol=about["atol"], err_msg=name)
-
-
 # ------------------------------------------------------------------------------------------------------- published
-
-
-@pytest.mark.parametrize("file", golden_files("cmf") or [None], ids=str)
-def test_cmf_gives_the_factors_of_the_released_code(file: Path | None) -> None:
-    if file is None:
-        pytest.skip("no golden files")
-    about, tensors = golden_case(file)
-    options = about["hyperparameters"]
-    by_drug, by_target = cmf_fit(
-        *(tensors[f"in.{name}"] for name in INPUTS),
-        weight_factors=options["lambda_l"],
-        weight_drug=options["lambda_d"],
-        weight_target=options["lambda_t"],
-        max_iter=options["max_iter"],
-    )
-    agree((by_drug, by_target, by_drug @ by_target.T), tensors, about)
-
-
-@pytest.mark.parametrize("file", golden_files("nrlmf") or [None], ids=str)
-def test_nrlmf_gives_the_factors_of_the_released_code(file: Path | None) -> None:
-    if file is None:
-        pytest.skip("no golden files")
-    about, tensors = golden_case(file)
-    options = about["hyperparameters"]
-    labels, mask, drugs, targets, *start = (tensors[f"in.{name}"] for name in INPUTS)
-    by_drug, by_target = nrlmf_fit(
-        labels,
-        mask,
-        drugs,
-        targets,
-        *start,
-        weight_positive=options["c"],
-        lambda_drug=options["lambda_d"],
-        lambda_target=options["lambda_t"],
-        alpha=options["alpha"],
-        beta=options["beta"],
-        learning_rate=options["theta"],
-        neighbors=options["K1"],
-        max_iter=options["max_iter"],
-    )
-    scores = nrlmf_scores(by_drug, by_target, labels * mask, drugs, targets, neighbors=options["K2"])
-    agree((by_drug, by_target, scores), tensors, about)
 
 
 def nuclear_receptors(shared_data: Path) -> tuple[Array, Array, Array]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
+from screening.estimators.problems import kernel
 from stillroom.errors import InputError
 from stillroom.screening._checks import Array
 from stillroom.screening.estimators._rls import profile_and_similarity, rls_side
@@ -15,13 +16,6 @@ from stillroom.screening.estimators.rls_avg import RLSAvg
 from stillroom.screening.estimators.rls_kron import RLSKron, rls_kron
 from stillroom.screening.kernels.algebra import PSD, psd_repaired
 from stillroom.screening.kernels.gip import gip_kernel
-
-
-def kernel(size: int, generator: np.random.Generator) -> Array:
-    """Positive definite with ones on the diagonal."""
-    x = generator.normal(size=(size, 3))
-    found: Array = np.exp(-((x[:, None] - x) ** 2).sum(-1) / 4)
-    return found
 
 
 @st.composite

@@ -9,33 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from screening.estimators.problems import problems
 from stillroom.errors import InputError
 from stillroom.screening._checks import Array
 from stillroom.screening.estimators._rls import profile_and_similarity
 from stillroom.screening.estimators.rls_kron import RLSKron, rls_kron
 from stillroom.screening.estimators.wnn_gip import WNNGIP, neighbour_profiles, wnn_gip
 from stillroom.screening.kernels.algebra import psd_repaired
-
-
-def kernel(size: int, generator: np.random.Generator) -> Array:
-    x = generator.normal(size=(size, 3))
-    found: Array = np.exp(-((x[:, None] - x) ** 2).sum(-1) / 4)
-    return found
-
-
-@st.composite
-def problems(draw: st.DrawFn, *, new: bool = True) -> tuple[Array, Array, Array]:
-    """Draw labels [m, n], with new drugs and targets or without any, and a kernel of each side."""
-    m, n, seed = draw(st.integers(2, 7)), draw(st.integers(2, 7)), draw(st.integers(0, 2**32 - 1))
-    generator = np.random.default_rng(seed)
-    labels = (generator.random((m, n)) < 0.3).astype(float)
-    labels[0, 0] = 1
-    if new:
-        labels[-1], labels[:, -1] = 0, 0
-    else:
-        labels[np.arange(m), generator.integers(n, size=m)] = 1
-        labels[generator.integers(m, size=n), np.arange(n)] = 1
-    return labels, kernel(m, generator), kernel(n, generator)
 
 
 def slow_profiles(labels: Array, similarity: Array, decay: float) -> Array:

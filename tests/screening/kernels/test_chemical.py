@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-pytest.importorskip("rdkit")
-
 from stillroom.errors import InputError, MissingExtraError
 from stillroom.screening.kernels import chemical
 from stillroom.screening.kernels.algebra import smallest_eigenvalue
@@ -190,7 +188,8 @@ def test_without_rdkit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_column_of_a_table_is_taken_by_position() -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     column = pandas.Series(["CCO", "C1CC", "C"], index=[7, 5, 3])
     assert invalid_smiles(column) == [(1, "C1CC")]
     with pytest.raises(InputError, match="position 1 "):

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+import parasail
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -22,9 +23,6 @@ from stillroom.screening.kernels.genomic import (
     smith_waterman_kernel,
     spectrum_kernel,
 )
-
-parasail = pytest.importorskip("parasail")
-pytest.importorskip("scipy")
 
 ALL_KERNELS = [smith_waterman_kernel, spectrum_kernel, mismatch_kernel]
 # Human insulin, its B and A chains, and ubiquitin.
@@ -236,7 +234,8 @@ def test_without_its_package_the_extra_is_named(
 
 
 def test_a_column_of_a_table_is_taken_by_position() -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     column = pandas.Series(["MKV", "", "MX", "XKV"], index=[7, 5, 3, 1])
     assert invalid_residues(column) == [(1, "")]
     with pytest.raises(InputError, match="position 1 "):
